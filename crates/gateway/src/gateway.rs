@@ -24,6 +24,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::cache::redis::{Redis, RedisSettings};
 use crate::cache::shared::Shared as SecondLevel;
+use crate::call::export;
 use crate::call::health;
 use crate::call::routing::Routing;
 use crate::call::shared_heads;
@@ -47,6 +48,9 @@ const UNUSED_AFTER: Nanos = Nanos::from_secs(60);
 
 /// How often a drain checks for open connections.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
+
+/// How long a drain waits for the spans of the last calls to be sent.
+const TRACES_TIME: Nanos = Nanos::from_secs(2);
 
 /// Why a gateway could not be started or reconfigured.
 #[derive(Debug, thiserror::Error)]
@@ -158,6 +162,9 @@ impl Gateway {
         gateway.keeper.run(move || keep(Rc::new(Worker::new(watched, workers, Network::Host))));
         let observed = gateway.shared.clone();
         gateway.keeper.run(move || admin::observe(observed));
+        let traced = gateway.shared.clone();
+        let export = move || export::run(Rc::new(Worker::new(traced, workers, Network::Host)));
+        gateway.keeper.run(export);
         let mut arrivals = Vec::new();
         for number in 0..workers {
             let (sender, receiver) = mpsc::unbounded_channel();
@@ -277,6 +284,8 @@ impl Gateway {
             took: shared.time.now() - start,
         };
         self.end();
+        shared.traces.end();
+        wait(shared.time.now() + TRACES_TIME, &|| shared.traces.waiting() == 0);
         drained
     }
 

@@ -12,6 +12,7 @@ mod entries;
 mod fields;
 mod keys;
 mod show;
+mod traces;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -150,12 +151,13 @@ impl Config {
             parsed = read(&mut draft, Document::new(path.display().to_string(), text));
         }
         draft.folder = PathBuf::new();
+        let (lines, wrong_for_traces) = traces::environment(&inputs.variables);
+        read(&mut draft, Document::from_named(lines));
         let (lines, wrong) = keys::environment(&inputs.variables);
         read(&mut draft, Document::from_named(lines));
         let (lines, also_wrong) = keys::flags(&inputs.flags);
         read(&mut draft, Document::from_named(lines));
-        problems.append(wrong);
-        problems.append(also_wrong);
+        [wrong_for_traces, wrong, also_wrong].into_iter().for_each(|found| problems.append(found));
         add_upstreams_of_flags(&mut draft, inputs, &mut problems);
         draft.check(parsed, &mut problems);
         let notes = misspelt(&inputs.variables);

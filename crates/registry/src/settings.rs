@@ -2,6 +2,8 @@
 //!
 //! Services, upstreams and endpoints are in `model`. Fields that a reload changes are marked.
 
+mod traces;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -9,6 +11,8 @@ use plimsoll_config::Text;
 use plimsoll_measure::Nanos;
 
 use crate::model::Service;
+
+pub use traces::{TraceEndpoint, TraceSettings};
 
 /// The settings of a process.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,6 +40,8 @@ pub struct Settings {
     pub cors: Cors,
     /// Access log settings. The sample is changed by a reload.
     pub access_log: AccessLog,
+    /// Traces by OpenTelemetry. Changed by a reload.
+    pub traces: TraceSettings,
     /// Whether answers are gzipped for callers that accept gzip. Changed by a reload.
     pub gzip: bool,
     /// The cache of answers.
@@ -61,6 +67,7 @@ impl Default for Settings {
             reveal: true,
             cors: Cors::default(),
             access_log: AccessLog::default(),
+            traces: TraceSettings::default(),
             gzip: true,
             cache: CacheSettings::default(),
             idle_close: Nanos::from_secs(2),

@@ -19,6 +19,7 @@ use super::judge::{Verdict, failed_status, judge};
 use super::relay::Decimal;
 use super::routing::{self, Picked, Route};
 use super::target::Target;
+use super::trace::{AttemptTrace, CallTrace};
 use super::worker::Worker;
 use crate::error::{CallError, ErrorKind, Fault, RetryAfter};
 use crate::http1::{self, Coding, write_field};
@@ -41,18 +42,20 @@ pub(crate) struct Attempt<'a> {
     sent_at: Nanos,
     /// The outcome and when it was reached; `None` while there is none.
     ended: Option<(RelayOutcome, Nanos)>,
+    pub(super) trace: AttemptTrace,
 }
 
 impl<'a> Attempt<'a> {
-    pub(crate) fn start(
+    pub(super) fn start(
         local: &'a Local,
         picked: Picked<'a>,
         usage: Use,
         method: &'a str,
+        trace: AttemptTrace,
     ) -> Attempt<'a> {
         let Picked { route, pass } = picked;
         route.upstream.in_flight.of(local.number).add(1);
-        Attempt { local, route, pass, usage, method, sent_at: local.now(), ended: None }
+        Attempt { local, route, pass, usage, method, sent_at: local.now(), ended: None, trace }
     }
 
     /// Sets the outcome, reached `at` this time.
@@ -155,6 +158,7 @@ impl Drop for Attempt<'_> {
         let cancelled = || (RelayOutcome::Cancelled, self.local.now());
         let (outcome, at) = self.ended.unwrap_or_else(cancelled);
         self.route.relays.of(number).add(outcome, at - self.sent_at);
+        self.trace.end(outcome, at);
     }
 }
 
@@ -251,11 +255,12 @@ impl JudgedResponse {
 ///
 /// # Errors
 /// No answer to the call was received.
-pub(crate) async fn run(
+pub(super) async fn run(
     target: &Target<'_>,
     call: &Call<'_>,
     picked: Picked<'_>,
     reuse: Reuse,
+    trace: CallTrace,
 ) -> Result<JudgedResponse, Failure> {
     let route = picked.route;
     let worker = target.worker;
@@ -268,7 +273,8 @@ pub(crate) async fn run(
     write_call(call, id, copied, &mut body);
     let end: &[u8] = if referred.is_empty() { b"" } else { b"}" };
     let length = body.len() + referred.len() + end.len();
-    write_head(target, route, length, &mut head);
+    let trace = trace.attempt(target, route, &call.method);
+    write_head(target, route, &trace, length, &mut head);
     head.extend_from_slice(&body);
     local.give_buffer(body);
     let request = Request {
@@ -278,8 +284,9 @@ pub(crate) async fn run(
         reuse,
         deadline: target.start + target.service.model.timeout,
     };
-    let mut attempt = Attempt::start(local, picked, Use::Calls, &call.method);
+    let mut attempt = Attempt::start(local, picked, Use::Calls, &call.method, trace);
     let result = exchange(target, route, &request, id).await;
+    attempt.trace.judged(&result);
     match &result {
         Ok(judged) => {
             match judged.outcome() {
@@ -461,7 +468,13 @@ pub(crate) fn write_call(call: &Call<'_>, id: u64, copied: &[u8], out: &mut Vec<
 }
 
 /// Writes the head of a request with a body of `length` bytes.
-fn write_head(target: &Target<'_>, route: &Route, length: usize, out: &mut Vec<u8>) {
+fn write_head(
+    target: &Target<'_>,
+    route: &Route,
+    trace: &AttemptTrace,
+    length: usize,
+    out: &mut Vec<u8>,
+) {
     out.extend_from_slice(&route.head);
     let model = &route.upstream.model;
     let is_named = || model.headers.iter().any(|(name, _)| name == routing::SERVICE_ID);
@@ -469,6 +482,7 @@ fn write_head(target: &Target<'_>, route: &Route, length: usize, out: &mut Vec<u
         write_field(routing::SERVICE_ID, target.service_id.as_bytes(), out);
     }
     target.passed.write(model, out);
+    trace.write(model, out);
     end_head(target.worker, length, out);
 }
 

@@ -174,7 +174,8 @@ async fn in_order<'a, 't, T, F: Future<Output = CallAnswer<'a>>>(
     let answers = admitted.map(|(item, slot)| answer(item, slot)).buffered(width.max(1));
     let mut answers = std::pin::pin!(answers);
     let mut out = Composer::new(Vec::new());
-    let (mut summary, mut records) = (Summary::default(), Records::default());
+    let mut summary = Summary::default();
+    let mut records = Records::of_batch(target.trace.batch(target));
     while let Some(mut answered) = answers.next().await {
         summary.merge(&answered.summary);
         answered.record.into_iter().for_each(|record| records.add(record));
@@ -190,6 +191,9 @@ async fn in_order<'a, 't, T, F: Future<Output = CallAnswer<'a>>>(
         out.text().push(b']');
         200
     };
+    if let Some(span) = &mut records.batch {
+        span.answered(status, &summary);
+    }
     let body = Payload::Whole(Vec::new());
     (out, BodyAnswer { status, body, summary, records })
 }

@@ -35,6 +35,7 @@ use crate::cache::{Asked, Cache, Found, Ticket};
 use crate::error::{CallError, Error, ErrorKind, RetryAfter};
 use crate::local::Local;
 use crate::observe::stats::{CacheUse, RelayOutcome};
+use crate::observe::traces::Context;
 use crate::payload::{COPIED_MAX, Composer, Held};
 use crate::permit::{Purpose, Share};
 use leader::Leading;
@@ -77,6 +78,8 @@ pub(crate) struct Landed {
     /// The ids of the upstreams that were asked.
     upstreams: Vec<String>,
     upstream_status: Option<u16>,
+    /// The span of the leader's call, if it is recorded.
+    span: Option<Context>,
     /// See [`heads::Read`].
     is_open: bool,
     /// Whether a call that was made after the leader's may have another outcome.
@@ -365,7 +368,9 @@ fn taken<'a>(
     summary: &mut Summary<'a>,
 ) -> Result<Answered, Error> {
     summary.cache = Some(if is_own { landed.by } else { CacheUse::Coalesced });
-    if is_own {
+    if !is_own {
+        summary.flight = landed.span;
+    } else {
         summary.attempts += landed.attempts;
         summary.upstream_status = landed.upstream_status;
         for id in &landed.upstreams {

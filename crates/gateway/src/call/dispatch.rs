@@ -44,6 +44,7 @@ use super::relay::not_routed;
 use super::routing::{Need, Picked, Tried};
 use super::send::Delivery;
 use super::target::Target;
+use super::trace::CallTrace;
 use crate::error::{Error, ErrorKind};
 use crate::observe::stats::RelayOutcome;
 use crate::protocol::Category;
@@ -64,6 +65,8 @@ pub(super) struct Dispatched<'r> {
     pub(super) prefer: Option<u64>,
     /// The transaction that it sends.
     pub(super) delivery: Option<&'r Delivery<'r>>,
+    /// Its place in its trace.
+    pub(super) trace: CallTrace,
 }
 
 impl<'r> Dispatched<'r> {
@@ -82,11 +85,11 @@ impl<'r> Dispatched<'r> {
         reuse: Reuse,
     ) -> Result<JudgedResponse, Failure> {
         let Some(delivery) = self.delivery else {
-            return attempt::run(target, self.call, picked, reuse).await;
+            return attempt::run(target, self.call, picked, reuse, self.trace).await;
         };
         let upstream = picked.route.upstream.serial;
         delivery.started(upstream);
-        let result = attempt::run(target, self.call, picked, reuse).await;
+        let result = attempt::run(target, self.call, picked, reuse, self.trace).await;
         delivery.ended(upstream, &result);
         result
     }

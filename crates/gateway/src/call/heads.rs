@@ -364,9 +364,10 @@ async fn repeated<'a>(
     let is_open = !shows_number(&dispatched.call.method) && judged.is_ok();
     let call = dispatched.call;
     let given = Call { id: call.id, method: Cow::Borrowed(&call.method), params: given };
+    let trace = dispatched.trace.because(Extra::Retry);
     let again = match is_open {
-        true => Dispatched { call: &given, named: Named::default(), ..dispatched },
-        false => dispatched,
+        true => Dispatched { call: &given, named: Named::default(), trace, ..dispatched },
+        false => Dispatched { trace, ..dispatched },
     };
     for repeat in 0..REPEATS_MAX {
         let is_first = repeat == 0;

@@ -13,6 +13,7 @@ use super::relay::Decimal;
 use crate::error::{CallError, Error, RetryAfter, Shape};
 use crate::http1::{self, Fields};
 use crate::observe::stats::CacheUse;
+use crate::observe::traces::Context;
 use crate::payload::Payload;
 use crate::permit::Purpose;
 
@@ -170,6 +171,8 @@ pub(crate) struct Summary<'a> {
     pub(crate) retry_after: Option<RetryAfter>,
     /// How the calls used the cache: the most expensive way; `None` if there was no call.
     pub(crate) cache: Option<CacheUse>,
+    /// The span of the call whose answer this call has got, if that is recorded.
+    pub(super) flight: Option<Context>,
     /// The first known method among the calls.
     pub(crate) method: Option<plimsoll_rpc::method::Method>,
 }

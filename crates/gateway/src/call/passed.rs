@@ -7,14 +7,17 @@
 
 use std::io::Write;
 use std::net::IpAddr;
+use std::ops::Range;
 
 use plimsoll_registry::model::{self, Kind};
 use plimsoll_registry::settings::Settings;
 
 use super::forwarded::{self, FORWARDED_FOR};
 use super::message::Request;
+use super::trace::RequestTrace;
 use crate::error::{Error, ErrorKind};
 use crate::http1::write_field;
+use crate::observe::traces::context::{PARENT, STATE, State};
 
 /// Forwarded to PATH instances only.
 const TO_PATH: [&str; 5] =
@@ -24,7 +27,7 @@ const TO_PATH: [&str; 5] =
 const CHOOSING: [&str; 2] = ["rpc-type", "target-suppliers"];
 
 /// Forwarded to every upstream.
-const TO_ALL: [&str; 3] = [REQUEST_ID, "traceparent", "tracestate"];
+const TO_ALL: [&str; 3] = [REQUEST_ID, PARENT, STATE];
 
 /// The header with the request's id.
 pub(crate) const REQUEST_ID: &str = "x-request-id";
@@ -53,6 +56,8 @@ struct HeaderLines {
     /// Whether some of them may change the answer.
     may_change_answer: bool,
     to_all: Vec<u8>,
+    /// The part of these that is the value of `tracestate`, if the gateway has checked it.
+    trace_state: Range<usize>,
     to_path: Vec<u8>,
     /// Empty if only the peer's address is to be sent.
     forwarded_for: Vec<u8>,
@@ -64,7 +69,8 @@ impl Passed {
         Passed { peer, lines: None }
     }
 
-    /// The headers of `request` to forward; `own_id` is this gateway's id, `id` the request's.
+    /// The headers of `request` to forward; `own_id` is this gateway's id, `id` the request's. While traces
+    /// are on, each attempt has its own `traceparent`, and `tracestate` goes with the caller's trace only.
     ///
     /// # Errors
     /// The request has already passed through this gateway, or through too many gateways.
@@ -73,6 +79,7 @@ impl Passed {
         settings: &Settings,
         own_id: &str,
         id: Option<&[u8]>,
+        trace: &RequestTrace,
     ) -> Result<Passed, Error> {
         let has_fields = request.fields.is_passed || !settings.pass_headers.is_empty();
         if id.is_none() && !has_fields {
@@ -87,6 +94,7 @@ impl Passed {
         }
         let mut gateways = 0;
         let mut is_loop = false;
+        let mut state = State::default();
         request.all.visit(|name, value| {
             let is = |known: &str| name.eq_ignore_ascii_case(known);
             if is(VIA) {
@@ -99,6 +107,10 @@ impl Passed {
                 write_field(VIA, value, &mut passed.to_all);
             } else if is(REQUEST_ID) {
                 // Already written above if it is valid.
+            } else if trace.is_on() && (is(PARENT) || is(STATE)) {
+                if trace.is_continued() && is(STATE) {
+                    state.add(value);
+                }
             } else if TO_PATH.iter().any(|known| is(known)) {
                 passed.may_change_answer |= CHOOSING.iter().any(|known| is(known));
                 write_field(&name.to_ascii_lowercase(), value, &mut passed.to_path);
@@ -109,6 +121,11 @@ impl Passed {
                 write_field(&name.to_ascii_lowercase(), value, &mut passed.to_all);
             }
         });
+        if let Some(state) = state.value() {
+            write_field(STATE, state, &mut passed.to_all);
+            let end = passed.to_all.len() - b"\r\n".len();
+            passed.trace_state = end - state.len()..end;
+        }
         if is_loop {
             let message = "this request has already passed through this gateway, or through too \
                            many gateways: an upstream leads back to the gateway";
@@ -118,6 +135,12 @@ impl Passed {
             write_field(FORWARDED_FOR, &chain, &mut passed.forwarded_for);
         }
         Ok(Passed { peer: request.peer, lines: Some(passed) })
+    }
+
+    /// The `tracestate` that is forwarded, if the gateway has checked it.
+    pub(super) fn trace_state(&self) -> Option<&[u8]> {
+        let lines = self.lines.as_ref()?;
+        Some(&lines.to_all[lines.trace_state.clone()]).filter(|state| !state.is_empty())
     }
 
     /// Whether some headers may change the answer, so that other callers must not get it.

@@ -17,6 +17,7 @@ use super::message::Summary;
 use super::relay::{self, Bound};
 use super::routing::Service;
 use super::target::Target;
+use super::trace::CallTrace;
 use super::worker::Worker;
 
 /// What has been done for a service.
@@ -71,6 +72,7 @@ async fn make(worker: &Rc<Worker>, service: &Arc<Service>, prefetch: &Prefetch) 
         named,
         prefer: None,
         delivery: None,
+        trace: CallTrace::default(),
     };
     service.state.prefetched.calls.fetch_add(1, Relaxed);
     // A failure is the next caller's to see.

@@ -8,9 +8,11 @@
 use plimsoll_measure::Nanos;
 use plimsoll_rpc::method::Method;
 
+use super::trace::{self, BatchSpan};
 use crate::local::Local;
 use crate::observe::access_log::{AccessLog, Line};
 use crate::observe::stats::{CacheUse, Calls, Outcome, Sharded};
+use crate::observe::traces::Span;
 
 /// A call that has not been counted yet.
 pub(crate) struct Record<'a> {
@@ -21,6 +23,8 @@ pub(crate) struct Record<'a> {
     cache: CacheUse,
     /// The outcome and the call's duration; `None` until the answer is ready.
     ended: Option<(Outcome, Nanos)>,
+    /// Its span, if its trace is recorded.
+    pub(super) span: Option<Box<Span>>,
 }
 
 impl<'a> Record<'a> {
@@ -30,7 +34,7 @@ impl<'a> Record<'a> {
         method: Option<Method>,
         start: Nanos,
     ) -> Record<'a> {
-        Record { calls, local, method, start, cache: CacheUse::default(), ended: None }
+        Record { calls, local, method, start, cache: CacheUse::default(), ended: None, span: None }
     }
 
     /// Sets the outcome: the answer is ready.
@@ -56,6 +60,7 @@ impl Drop for Record<'_> {
         let cancelled = || (Outcome::Cancelled, self.local.now() - self.start);
         let (outcome, span) = self.ended.unwrap_or_else(cancelled);
         self.calls.of(self.local.number).add(self.method, self.cache, outcome, span);
+        trace::end(&mut self.span, outcome, self.local);
     }
 }
 
@@ -65,15 +70,22 @@ impl Drop for Record<'_> {
 pub(crate) struct Records<'a> {
     first: Option<Record<'a>>,
     rest: Vec<Record<'a>>,
+    /// The span of the batch that they are items of; dropped after them.
+    pub(super) batch: Option<BatchSpan<'a>>,
 }
 
 impl<'a> From<Option<Record<'a>>> for Records<'a> {
     fn from(first: Option<Record<'a>>) -> Records<'a> {
-        Records { first, rest: Vec::new() }
+        Records { first, ..Records::default() }
     }
 }
 
 impl<'a> Records<'a> {
+    /// The records of a batch, with its span if its trace is recorded.
+    pub(super) fn of_batch(batch: Option<BatchSpan<'a>>) -> Records<'a> {
+        Records { batch, ..Records::default() }
+    }
+
     pub(crate) fn add(&mut self, record: Record<'a>) {
         match self.first {
             None => self.first = Some(record),

@@ -30,6 +30,7 @@ use super::records::{Record, Records};
 use super::send::{self, Settled};
 use super::target::Target;
 use super::together;
+use super::trace::{self, CallTrace};
 use crate::cache::class::{Moment, Reason};
 use crate::error::{Error, ErrorKind, RetryAfter, Shape};
 use crate::observe::stats::{Outcome, RelayOutcome};
@@ -165,6 +166,8 @@ pub(super) async fn answer_call<'a>(
     let method = Method::find(&call.method);
     let calls = &*target.service.calls;
     let mut record = Record::start(calls, local, method, target.start);
+    let (trace, span) = target.trace.call(target, method);
+    record.span = span;
     let mut answer = Composer::new(local.take_buffer());
     let mut summary = Summary { calls: 1, method, ..Summary::default() };
     let admitted = match slot {
@@ -172,7 +175,7 @@ pub(super) async fn answer_call<'a>(
         Err(busy) => Err(busy.clone()),
     };
     let resolved = match admitted {
-        Ok(()) => resolve(target, call, method, &mut answer, &mut summary).await,
+        Ok(()) => resolve(target, call, method, trace, &mut answer, &mut summary).await,
         Err(refused) => Err(refused),
     };
     let (outcome, status) = resolved.unwrap_or_else(|error| {
@@ -187,6 +190,7 @@ pub(super) async fn answer_call<'a>(
     let cache = *summary.cache.get_or_insert_default();
     record.used(cache);
     record.ended(outcome);
+    trace::answered(record.span.as_deref_mut(), status, &summary);
     summary.failed = u32::from(matches!(outcome, Outcome::Failed(_)));
     CallAnswer { status, answer, summary, record: Some(record) }
 }
@@ -196,6 +200,7 @@ async fn resolve<'a>(
     target: &Target<'a>,
     call: &Call<'_>,
     method: Option<Method>,
+    trace: CallTrace,
     out: &mut Composer,
     summary: &mut Summary<'a>,
 ) -> Result<(Outcome, u16), Error> {
@@ -220,8 +225,16 @@ async fn resolve<'a>(
     let mut params = local.take_buffer();
     let Bound { call: sent, named, moment } = bound(target, call, method, &mut params).await;
     let prefer = preferred(target, call);
-    let dispatched =
-        Dispatched { call: &sent, method, class, is_repeatable, named, prefer, delivery: None };
+    let dispatched = Dispatched {
+        call: &sent,
+        method,
+        class,
+        is_repeatable,
+        named,
+        prefer,
+        delivery: None,
+        trace,
+    };
     let answered = if call.method == send::METHOD {
         cached::bypassed(target, Reason::Sends);
         match Box::pin(send::send(target, dispatched, summary)).await {
@@ -238,7 +251,7 @@ async fn resolve<'a>(
         if named.is_unknown && is_repeatable && is_known() {
             // The answer may be from above the head that is served now.
             local.give_buffer(params);
-            return Box::pin(resolve(target, call, method, out, summary)).await;
+            return Box::pin(resolve(target, call, method, trace, out, summary)).await;
         }
         answered
     };

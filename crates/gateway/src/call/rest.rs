@@ -27,10 +27,11 @@ use super::records::Record;
 use super::relay::{Decimal, not_routed};
 use super::routing::{self, Need, Picked, Tried};
 use super::target::Target;
+use super::trace::{self, AttemptTrace, CallTrace};
 use crate::error::{CallError, Error};
 use crate::http1::write_field;
 use crate::local::{BUFFER_SIZE, Local};
-use crate::observe::stats::{Outcome, RelayOutcome};
+use crate::observe::stats::{Extra, Outcome, RelayOutcome};
 use crate::payload::{Payload, Pieces, Truncated};
 use crate::permit::Permit;
 use crate::upstream::{self, DETAIL_MAX, Failure, ReplyChunks, Response, Reuse, Use};
@@ -38,7 +39,7 @@ use crate::upstream::{self, DETAIL_MAX, Failure, ReplyChunks, Response, Reuse, U
 pub(crate) use body::is_call;
 
 /// The method name of REST requests in an upstream's method rules.
-const METHOD: &str = "REST";
+pub(super) const METHOD: &str = "REST";
 
 /// Longer answers are streamed.
 const WHOLE_MAX: u64 = 64 << 10;
@@ -71,7 +72,9 @@ pub(crate) async fn pass<'a>(
     let local = &*target.worker.local;
     let mut record = Record::start(&target.service.calls, local, None, target.start);
     let mut summary = Summary { calls: 1, ..Summary::default() };
-    let relayed = relay(target, request, path, body, &mut summary).await;
+    let (trace, span) = target.trace.rest(target, request.method);
+    record.span = span;
+    let relayed = relay(target, request, path, body, trace, &mut summary).await;
     let (mut answer, outcome) = relayed.unwrap_or_else(|error| {
         if summary.attempts == 0 {
             target.count_refused(&error);
@@ -81,6 +84,7 @@ pub(crate) async fn pass<'a>(
         (answer, target.failed(&error))
     });
     record.ended(outcome);
+    trace::answered(record.span.as_deref_mut(), answer.status, &summary);
     summary.failed = u32::from(matches!(outcome, Outcome::Failed(_)));
     answer.summary = summary;
     answer.settlement.records.add(record);
@@ -92,6 +96,7 @@ async fn relay<'a>(
     request: &Request<'_>,
     (below, query): (&str, Option<&str>),
     body: &Body<'_>,
+    mut trace: CallTrace,
     summary: &mut Summary<'a>,
 ) -> Result<(Answer<'a>, Outcome), Error> {
     let local: &'a Local = &target.worker.local;
@@ -108,7 +113,9 @@ async fn relay<'a>(
         let route = picked.route;
         summary.add_attempt(&route.upstream.model.id);
         let model = &route.upstream.model;
-        let head = request_head(target, request, model, below, query, body.len());
+        let of_attempt = trace.attempt(target, route, METHOD);
+        let path = (below, query);
+        let head = request_head(target, request, model, path, &of_attempt, body.len());
         let sent = upstream::Request {
             method: request.method,
             parts: [&head, body, b""],
@@ -116,10 +123,13 @@ async fn relay<'a>(
             reuse: if body.is_empty() { reuse } else { Reuse::New },
             deadline: target.start + target.service.model.timeout,
         };
-        let mut attempt = Attempt::start(local, picked, Use::Rest, METHOD);
+        let mut attempt = Attempt::start(local, picked, Use::Rest, METHOD, of_attempt);
         let limits = target.limits();
         let failure = match attempt::begun(target, route, &sent, limits).await {
-            Ok(reply) => break (route, attempt, reply),
+            Ok(reply) => {
+                attempt.trace.answered(Some(reply.head().0));
+                break (route, attempt, reply);
+            }
             Err(failure) => failure,
         };
         attempt.failed(&target.service_id, &failure);
@@ -130,8 +140,10 @@ async fn relay<'a>(
         }
         if failure.stale {
             reuse = Reuse::New;
+            trace = trace.because(Extra::Stale);
             continue;
         }
+        trace = trace.because(Extra::Elsewhere);
         tried.add(route);
         match pick(&tried) {
             Ok(other) => picked = other,
@@ -251,8 +263,8 @@ fn request_head(
     target: &Target<'_>,
     request: &Request<'_>,
     upstream: &model::Upstream,
-    below: &str,
-    query: Option<&str>,
+    (below, query): (&str, Option<&str>),
+    trace: &AttemptTrace,
     length: usize,
 ) -> Vec<u8> {
     let (base, base_query) = match upstream.path().split_once('?') {
@@ -282,6 +294,7 @@ fn request_head(
     }
     target.passed.write_forwarded_for(upstream, &mut head);
     target.passed.write_without_forwarded_for(upstream, &mut head);
+    trace.write(upstream, &mut head);
     head.extend_from_slice(&target.worker.shared.via);
     if length > 0 || matches!(request.method, "POST" | "PUT" | "PATCH") {
         write_field("content-length", Decimal::of(length as u64).digits(), &mut head);

@@ -71,7 +71,7 @@ pub(super) async fn send<'a>(
     };
     let delivery = Delivery::new(raw, target);
     let dispatched = Dispatched { delivery: Some(&delivery), ..dispatched };
-    let looking = LookUp::new(target, &delivery);
+    let looking = LookUp::new(target, &delivery, dispatched.trace);
     let answered = {
         let mut sending = pin!(relayed(target, dispatched, summary));
         until_answered(target, &delivery, &looking, sending.as_mut()).await

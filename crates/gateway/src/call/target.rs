@@ -13,6 +13,7 @@ use super::message::Summary;
 use super::passed::Passed;
 use super::relay::CallAnswer;
 use super::routing::Service;
+use super::trace::RequestTrace;
 use super::worker::{View, Worker};
 use crate::account::Account;
 use crate::error::{Error, ErrorKind, Shape};
@@ -46,6 +47,7 @@ pub(crate) struct Target<'a> {
     pub(crate) shape: Shape,
     /// The request's headers to forward to upstreams.
     pub(crate) passed: Passed,
+    pub(crate) trace: RequestTrace,
     /// When the call was received.
     pub(crate) start: Nanos,
 }
@@ -60,6 +62,11 @@ impl<'a> Target<'a> {
         if let Some(place) = SHED.iter().position(|kind| *kind == error.kind) {
             self.service.calls.of(self.worker.local.number).shed[place].add(1);
         }
+        self.failed_as(error)
+    }
+
+    /// The outcome of a call that failed with this error, which is not counted here.
+    pub(super) fn failed_as(&self, error: &Error) -> Outcome {
         Outcome::Failed(error.kind.row().fault)
     }
 
@@ -71,6 +78,7 @@ impl<'a> Target<'a> {
     /// Answers a request that was refused before it became a call.
     pub(super) fn fail(&self, error: &Error, id: Option<&[u8]>) -> CallAnswer<'a> {
         self.count_refused(error);
+        self.trace.refused(self, error);
         let mut answer = Composer::new(self.worker.local.take_buffer());
         error.write(self.shape, id.unwrap_or(b"null"), answer.text());
         let mut summary = Summary::default();
@@ -129,6 +137,7 @@ impl<'a> Target<'a> {
             purpose: Purpose::First,
             shape: Shape::Own,
             passed: Passed::only(std::net::Ipv4Addr::LOCALHOST.into()),
+            trace: RequestTrace::default(),
             start: worker.local.now(),
         }
     }

@@ -31,7 +31,7 @@ use super::routing::{Picked, Tried};
 use super::target::Target;
 use crate::agree::{self, Agreement, Answer};
 use crate::error::{Error, ErrorKind};
-use crate::observe::stats::RelayOutcome;
+use crate::observe::stats::{Extra, RelayOutcome};
 use crate::protocol::Category;
 use crate::protocol::evm::block_param::{Block, BlockParam, Tag};
 use crate::upstream::{Failure, Reuse};
@@ -52,6 +52,8 @@ async fn attempt<'a>(
     if let Err(failure) = &result
         && target.repeats(failure)
     {
+        let trace = dispatched.trace.because(Extra::Stale);
+        let dispatched = Dispatched { trace, ..dispatched };
         result = dispatched.attempt(target, picked, Reuse::New).await;
     }
     (picked, start, result)

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use plimsoll_measure::rng::{Key, Sequence};
 use plimsoll_measure::{Nanos, WallClock};
 use plimsoll_registry::settings::Settings;
 use plimsoll_registry::store::Report;
@@ -32,6 +33,7 @@ use crate::observe::access_log::AccessLog;
 use crate::observe::events::Events;
 use crate::observe::metrics::{CacheFigures, Figures, RouteFigures, ServiceFigures};
 use crate::observe::stats::{Counts, Sharded};
+use crate::observe::traces::Traces;
 use crate::permit::Capacity;
 use crate::upstream::{Client, Network};
 
@@ -71,6 +73,7 @@ pub(crate) struct Shared {
     pub(crate) capacity: Arc<Capacity>,
     pub(crate) resolver: Arc<Resolver>,
     pub(crate) access_log: AccessLog,
+    pub(crate) traces: Arc<Traces>,
     pub(crate) caching: Caching,
     pub(crate) leases: Leases,
     /// When a connection from a caller was last known to be open; 0 if never.
@@ -116,6 +119,7 @@ impl Shared {
             counts: Arc::new(Sharded::new(workers + 2)),
             resolver: Arc::new(resolver),
             access_log,
+            traces: Arc::default(),
             caching,
             leases: Leases::default(),
             connected_at: AtomicU64::new(0),
@@ -241,6 +245,7 @@ impl Shared {
             db_connections: self.host.database.connections(),
             database: self.host.database.report(),
             log_dropped: self.access_log.dropped(),
+            traces: self.traces.counts(),
             cpu_seconds,
             resident_bytes,
             open_fds,
@@ -250,6 +255,12 @@ impl Shared {
     }
 }
 
+/// Random bits that differ between workers and between processes.
+fn trace_bits(number: usize) -> Sequence {
+    let random = RandomState::new().build_hasher().finish();
+    Key::new(random).with(number as u64).sequence()
+}
+
 /// A worker thread's own state.
 pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
@@ -257,6 +268,8 @@ pub(crate) struct Worker {
     pub(crate) client: Client,
     view: RefCell<(u64, View)>,
     ids: Cell<u64>,
+    /// Random bits for the ids of traces; unlike those of `local`, never the same in two processes.
+    trace_bits: RefCell<Sequence>,
 }
 
 impl Worker {
@@ -269,6 +282,7 @@ impl Worker {
             local,
             view: RefCell::new((shared.version.load(Ordering::Acquire), Rc::new(state))),
             ids: Cell::new(0),
+            trace_bits: RefCell::new(trace_bits(number)),
             shared,
         }
     }
@@ -291,6 +305,11 @@ impl Worker {
         let id = self.ids.get();
         self.ids.set(id + 1);
         id * self.shared.threads + self.local.number as u64 + 1
+    }
+
+    /// Random bits for an id in a trace; never 0, which is not valid.
+    pub(crate) fn trace_bits(&self) -> u64 {
+        self.trace_bits.borrow_mut().bits().max(1)
     }
 
     /// A globally unique request id.

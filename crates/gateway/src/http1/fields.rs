@@ -23,6 +23,8 @@ pub(crate) struct Fields<'a> {
     pub(crate) forwarded_for: Option<&'a [u8]>,
     pub(crate) is_forwarded_for_repeated: bool,
     pub(crate) request_id: Option<&'a [u8]>,
+    /// The caller's position in a trace; empty, which is not valid, if there are several.
+    pub(crate) traceparent: Option<&'a [u8]>,
     /// Whether there is any header that may be forwarded to upstreams (`call::passed`).
     pub(crate) is_passed: bool,
     /// Whether the caller asks for an answer that does not come from a cache.
@@ -94,8 +96,12 @@ impl<'a> Fields<'a> {
             (14, Some(b'c')) if is("content-length") => self.content_length(value)?,
             (15, Some(b'a')) if is("accept-encoding") => self.accept_encoding = Some(value),
             (8, Some(b'r')) if is("rpc-type") => self.is_passed = true,
-            (10 | 11, Some(b't')) if is("traceparent") || is("tracestate") => {
+            (10, Some(b't')) if is("tracestate") => self.is_passed = true,
+            (11, Some(b't')) if is("traceparent") => {
                 self.is_passed = true;
+                if self.traceparent.replace(value).is_some() {
+                    self.traceparent = Some(b"");
+                }
             }
             (11, Some(b'a')) if is("app-address") => self.is_passed = true,
             (12, Some(b'x')) if is("x-request-id") => self.request_id = Some(value),

@@ -17,6 +17,7 @@ use crate::observe::stats::{
     CacheUse, Calls, Counter, Counts, Durations, EDGES, Extra, Limited, Outcome, RelayOutcome,
     Relays, SHED, Sharded, WrongKey,
 };
+use crate::observe::traces::TraceCounts;
 
 /// A metric.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +89,8 @@ metrics! {
     REGISTRY_FROM_DISK = "plimsoll_registry_from_disk", "gauge", "", "1 while the entries in use are those saved before the start, because the database could not be reached since.";
     SNAPSHOT_FAILED = "plimsoll_registry_snapshot_failed", "gauge", "", "1 if the entries of a database server cannot be saved for the next start.";
     LOG_DROPPED = "plimsoll_access_log_dropped_total", "counter", "", "Access log lines that could not be written.";
+    SPANS = "plimsoll_trace_spans_total", "counter", "result", "Spans of recorded traces: sent, rejected (by a receiver that accepted others of the same request), failed (the receiver refused the request or could not be reached for a minute), dropped (8,192 spans or 8 MiB were waiting).";
+    SPANS_WAITING = "plimsoll_trace_spans_waiting", "gauge", "", "Spans that wait or are being sent.";
     BUILD = "plimsoll_build_info", "gauge", "version", "Always 1; the version is in the label.";
     CPU = "process_cpu_seconds_total", "counter", "", "User and system CPU time.";
     MEMORY = "process_resident_memory_bytes", "gauge", "", "Resident memory.";
@@ -154,6 +157,7 @@ pub(crate) struct Figures<'a> {
     pub(crate) db_connections: u64,
     pub(crate) database: Report,
     pub(crate) log_dropped: u64,
+    pub(crate) traces: TraceCounts,
     pub(crate) cpu_seconds: f64,
     pub(crate) resident_bytes: u64,
     pub(crate) open_fds: u64,
@@ -202,6 +206,7 @@ impl Figures<'_> {
         page.one(REGISTRY_FROM_DISK, u8::from(self.database.from_disk));
         page.one(SNAPSHOT_FAILED, u8::from(!self.database.snapshot_error.is_empty()));
         page.one(LOG_DROPPED, self.log_dropped);
+        page.traces(&self.traces);
         page.head(BUILD);
         page.sample(BUILD, "", &[("version", env!("CARGO_PKG_VERSION"))], 1);
         page.one(CPU, self.cpu_seconds);
@@ -310,6 +315,17 @@ impl Page {
         self.one(REDIS_USED, u8::from(is_used));
         self.one(HEADS_LATE, cache.heads_late);
         self.one(HEADS_FOREIGN, cache.heads_foreign);
+    }
+
+    fn traces(&mut self, traces: &TraceCounts) {
+        let TraceCounts { sent, rejected, failed, dropped, waiting } = *traces;
+        self.head(SPANS);
+        let results =
+            [("sent", sent), ("rejected", rejected), ("failed", failed), ("dropped", dropped)];
+        for (result, count) in results.into_iter().filter(|(_, count)| *count > 0) {
+            self.sample(SPANS, "", &[("result", result)], count);
+        }
+        self.one(SPANS_WAITING, waiting);
     }
 
     fn rotation(&mut self, services: &[ServiceFigures]) {

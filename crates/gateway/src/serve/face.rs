@@ -25,6 +25,7 @@ use crate::call::relay::{self, shown};
 use crate::call::rest;
 use crate::call::routing::{Endpoint, Service};
 use crate::call::target::Target;
+use crate::call::trace::RequestTrace;
 use crate::call::worker::{View, Worker};
 use crate::error::{CallError, Error, ErrorKind, Shape};
 use crate::http1::{Glimpse, unescaped};
@@ -237,7 +238,9 @@ impl<'a> RequestContext<'a, '_> {
         'a: 't,
     {
         let RequestContext { worker, view, request, .. } = self;
-        let passed = Passed::of(request, &view.settings, &worker.shared.id, self.id.as_deref())?;
+        let trace = RequestTrace::of(worker, view, request);
+        let (own, id) = (&worker.shared.id, self.id.as_deref());
+        let passed = Passed::of(request, &view.settings, own, id, &trace)?;
         Ok(Target {
             worker,
             view,
@@ -252,6 +255,7 @@ impl<'a> RequestContext<'a, '_> {
             purpose: request.purpose,
             shape,
             passed,
+            trace,
             start: request.start,
         })
     }

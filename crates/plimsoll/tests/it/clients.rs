@@ -37,7 +37,7 @@ fn node() -> Command {
 }
 
 /// A script of `tests/clients` in the installed Python.
-fn python_script(script: &str) -> Command {
+pub(crate) fn python_script(script: &str) -> Command {
     let mut command = Command::new(installed().join("venv/bin/python"));
     command.env("PYTHONDONTWRITEBYTECODE", "1").arg(scripts().join(script));
     command

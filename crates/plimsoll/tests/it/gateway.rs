@@ -40,7 +40,11 @@ impl Process {
         for name in ["DATABASE_URL", "PATH_GATEWAY_INSTANCES", "PLIMSOLL_LISTEN"] {
             command.env_remove(name);
         }
-        if command.get_envs().all(|(name, _)| name != "PLIMSOLL_IDLE_CLOSE") {
+        let is_unset = |command: &Command, of: &str| command.get_envs().all(|(name, _)| name != of);
+        if is_unset(&command, "OTEL_EXPORTER_OTLP_ENDPOINT") {
+            command.env_remove("OTEL_EXPORTER_OTLP_ENDPOINT");
+        }
+        if is_unset(&command, "PLIMSOLL_IDLE_CLOSE") {
             command.env("PLIMSOLL_IDLE_CLOSE", "50ms");
         }
         let mut child = command.spawn().unwrap();

@@ -44,6 +44,7 @@ mod stopping;
 mod structure;
 mod targets;
 mod tls;
+mod traces;
 mod truth;
 mod upstreams;
 mod vegeta;

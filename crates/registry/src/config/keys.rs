@@ -11,7 +11,8 @@ use super::fields::{
     address, addresses, admin_tokens, cors, count, database, file, folder, hex, instances, label,
     list, log_file, pass_headers, path, set, size, span, time, trusted_proxies,
 };
-use super::{Config, Draft, cache};
+use super::show::show_headers;
+use super::{Config, Draft, cache, traces};
 use crate::settings::Cors;
 
 /// Maximum number of worker threads; each has its own runtime.
@@ -35,6 +36,8 @@ pub enum Form {
     List,
     /// A word, or comma-separated strings.
     WordOrList,
+    /// Comma-separated `NAME=VALUE`, percent-encoded.
+    Pairs,
 }
 
 /// A key of the configuration.
@@ -113,13 +116,14 @@ impl Key {
             Form::List => list(),
             Form::WordOrList if value.contains("://") => list(),
             Form::WordOrList => quote(value.trim()),
+            Form::Pairs => traces::pairs(value)?,
         };
         Ok(format!("{} = {value}", self.path))
     }
 }
 
 /// Every key, in the order of printing: top-level keys first.
-pub static KEYS: [Key; 43] = [
+pub static KEYS: [Key; 48] = [
     Key::new(
         "listen",
         Form::List,
@@ -263,6 +267,47 @@ pub static KEYS: [Key; 43] = [
         |field, draft| draft.config.settings.access_log.file = log_file(field, &draft.folder),
         |config| config.settings.access_log.file.as_deref().map(path),
     ),
+    Key::new(
+        "traces.endpoint",
+        Form::Text,
+        |field, draft| draft.config.settings.traces.endpoint = traces::endpoint(field),
+        |config| {
+            let endpoint = config.settings.traces.endpoint.as_ref();
+            endpoint.map(|endpoint| quote(&endpoint.url.shown))
+        },
+    )
+    .variable_is("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    .reloads(),
+    Key::new(
+        "traces.headers",
+        Form::Pairs,
+        |field, draft| set(&mut draft.config.settings.traces.headers, traces::headers(field)),
+        |config| show_headers(&config.settings.traces.headers),
+    )
+    .variable_is("OTEL_EXPORTER_OTLP_TRACES_HEADERS")
+    .reloads(),
+    Key::new(
+        "traces.service",
+        Form::Text,
+        |field, draft| set(&mut draft.config.settings.traces.service, traces::service(field)),
+        |config| Some(quote_filled(&config.settings.traces.service)),
+    )
+    .variable_is("OTEL_SERVICE_NAME")
+    .reloads(),
+    Key::new(
+        "traces.sample",
+        Form::Text,
+        |field, draft| set(&mut draft.config.settings.traces.sample, field.parse(values::share)),
+        |config| Some(quote(&show_share(config.settings.traces.sample))),
+    )
+    .reloads(),
+    Key::new(
+        "traces.respect_parent",
+        Form::Bool,
+        |field, draft| set(&mut draft.config.settings.traces.respect_parent, field.boolean()),
+        |config| Some(config.settings.traces.respect_parent.to_string()),
+    )
+    .reloads(),
     Key::new(
         "limits.body",
         Form::Text,
@@ -450,7 +495,7 @@ pub static KEYS: [Key; 43] = [
 ];
 
 /// The tables that contain keys.
-const TABLES: [&str; 4] = ["tls", "access_log", "limits", "cache"];
+const TABLES: [&str; 5] = ["tls", "access_log", "traces", "limits", "cache"];
 
 /// The keys that differ between two configurations and need a restart.
 pub fn fixed_differences(running: &Config, read: &Config) -> Vec<&'static str> {
@@ -497,7 +542,7 @@ fn read_table(table: &Table<'_>, of: &str, draft: &mut Draft) {
 }
 
 /// Lines of TOML, each with the name of its variable or flag; and the problems of the others.
-type Lines = (Vec<(String, String)>, Problems);
+pub(super) type Lines = (Vec<(String, String)>, Problems);
 
 /// The environment's settings. An empty variable counts as unset.
 pub(super) fn environment(variables: &Variables) -> Lines {

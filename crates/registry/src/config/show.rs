@@ -3,6 +3,7 @@
 
 use std::fmt::{Display, Write};
 
+use plimsoll_config::Text;
 use plimsoll_config::values::{quote, quote_filled, show_duration, show_rate, show_share};
 use plimsoll_measure::Nanos;
 
@@ -139,6 +140,14 @@ pub fn show_service(service: &Service) -> String {
     lines.0
 }
 
+/// Headers as a table, without secrets; `None` if there are none.
+pub(super) fn show_headers(headers: &[(String, Text)]) -> Option<String> {
+    let header =
+        |(name, value): &(String, Text)| format!("{} = {}", quote(name), quote(&value.shown));
+    let shown: Vec<String> = headers.iter().map(header).collect();
+    (!shown.is_empty()).then(|| format!("{{ {} }}", shown.join(", ")))
+}
+
 /// An upstream's keys, one per line, without secrets.
 pub fn show_upstream(upstream: &Upstream) -> String {
     let mut lines = Lines::default();
@@ -146,13 +155,7 @@ pub fn show_upstream(upstream: &Upstream) -> String {
     lines.maybe("service", upstream.service.as_deref(), quote);
     lines.line("kind", quote(upstream.kind.name()));
     lines.line("url", quote(&upstream.url.shown));
-    if !upstream.headers.is_empty() {
-        let header = |(name, value): &(String, plimsoll_config::Text)| {
-            format!("{} = {}", quote(name), quote(&value.shown))
-        };
-        let headers: Vec<String> = upstream.headers.iter().map(header).collect();
-        lines.line("headers", format!("{{ {} }}", headers.join(", ")));
-    }
+    lines.maybe("headers", show_headers(&upstream.headers), |headers| headers);
     lines.line("weight", upstream.weight.to_string());
     lines.line("tier", upstream.tier.to_string());
     lines.maybe("rate_limit", upstream.rate_limit, |rate| quote(&show_rate(rate)));

@@ -168,7 +168,8 @@ fn attempts_are_raced_and_only_the_winner_writes() {
         let call = call.expect("a call");
         let [to_slow, to_fast] = &service.routes[..] else { panic!("two routes") };
         let attempt = |route| {
-            Box::pin(super::run(&target, &call, Picked { route, pass: None }, Reuse::Pooled))
+            let picked = Picked { route, pass: None };
+            Box::pin(super::run(&target, &call, picked, Reuse::Pooled, CallTrace::default()))
         };
 
         let race = select(attempt(to_slow), attempt(to_fast));

@@ -32,6 +32,7 @@ use crate::call::message::Summary;
 use crate::call::passed::Passed;
 use crate::call::routing::Service;
 use crate::call::target::Target;
+use crate::call::trace::{CallTrace, RequestTrace};
 use crate::call::worker::{View, Worker};
 use crate::error::Shape;
 use crate::heads::Hash;
@@ -68,6 +69,7 @@ pub(super) struct Leading {
     is_repeatable: bool,
     named: Named,
     prefer: Option<u64>,
+    trace: CallTrace,
     /// Covers the task when its caller has left.
     _share: Share,
 }
@@ -94,6 +96,7 @@ impl Leading {
             is_repeatable: dispatched.is_repeatable,
             named: dispatched.named,
             prefer: dispatched.prefer,
+            trace: dispatched.trace,
             _share: share,
         })
     }
@@ -131,6 +134,7 @@ impl Leading {
             attempts: 0,
             upstreams: Vec::new(),
             upstream_status: None,
+            span: self.trace.recorded(),
             is_open: false,
             is_early: false,
         }
@@ -200,6 +204,7 @@ impl Leading {
             purpose: Purpose::First,
             shape: self.shape,
             passed: self.passed.clone(),
+            trace: RequestTrace::default(),
             start: self.start,
         };
         let OwnedAsked { method, ref params, .. } = self.asked;
@@ -213,6 +218,7 @@ impl Leading {
             named: self.named,
             prefer: self.prefer,
             delivery: None,
+            trace: self.trace,
         };
         let given = self.given.as_deref().or(params);
         let (mut is_open, mut is_early) = (false, false);
@@ -238,6 +244,7 @@ impl Leading {
             attempts: summary.attempts,
             upstreams: summary.upstreams().map(String::from).collect(),
             upstream_status: summary.upstream_status,
+            span: self.trace.recorded(),
             is_open,
             is_early,
         }

@@ -231,7 +231,7 @@ impl<'r, 'a> Race<'r, 'a> {
         self.is_denied |= is_denied;
         if same {
             // A pooled connection had been closed: not the upstream's failure.
-            self.begin(picked, Reuse::New, is_hedge, summary);
+            self.begin(picked, Reuse::New, is_hedge, Extra::Stale, summary);
         } else if may_retry && now < self.deadline() {
             self.start(if is_free { Extra::Elsewhere } else { Extra::Retry }, summary);
         }
@@ -287,7 +287,7 @@ impl<'r, 'a> Race<'r, 'a> {
         let Ok(picked) = service.pick(&need, &self.tried, local) else { return };
         counts.extra[extra as usize].add(1);
         self.tried.add(picked.route);
-        self.begin(picked, self.reuse, extra == Extra::Hedge, summary);
+        self.begin(picked, self.reuse, extra == Extra::Hedge, extra, summary);
     }
 
     /// Whether the budget allows a retry: also that of hedges, if little of the call's time is left.
@@ -323,10 +323,13 @@ impl<'r, 'a> Race<'r, 'a> {
         picked: Picked<'a>,
         reuse: Reuse,
         is_hedge: bool,
+        why: Extra,
         summary: &mut Summary<'a>,
     ) {
         summary.add_attempt(&picked.route.upstream.model.id);
-        let (target, dispatched) = (self.target, self.dispatched);
+        let target = self.target;
+        let trace = self.dispatched.trace.because(why);
+        let dispatched = Dispatched { trace, ..self.dispatched };
         let start = target.worker.local.recent();
         self.in_flight.push(InFlight::new(picked, start));
         self.running.push(Box::pin(async move {

@@ -27,6 +27,7 @@ use super::super::attempt::{self, JudgedResponse};
 use super::super::message::Summary;
 use super::super::routing::{Picked, Route};
 use super::super::target::Target;
+use super::super::trace::CallTrace;
 use super::delivery::Delivery;
 use crate::upstream::Reuse;
 
@@ -68,13 +69,18 @@ pub(super) enum Found {
 pub(super) struct LookUp<'r, 'a> {
     target: &'r Target<'a>,
     delivery: &'r Delivery<'r>,
+    trace: CallTrace,
     /// The attempts.
     summary: RefCell<Summary<'a>>,
 }
 
 impl<'r, 'a> LookUp<'r, 'a> {
-    pub(super) fn new(target: &'r Target<'a>, delivery: &'r Delivery<'r>) -> LookUp<'r, 'a> {
-        LookUp { target, delivery, summary: RefCell::default() }
+    pub(super) fn new(
+        target: &'r Target<'a>,
+        delivery: &'r Delivery<'r>,
+        trace: CallTrace,
+    ) -> LookUp<'r, 'a> {
+        LookUp { target, delivery, trace, summary: RefCell::default() }
     }
 
     /// The attempts made.
@@ -191,7 +197,7 @@ impl<'r, 'a> LookUp<'r, 'a> {
         self.summary.borrow_mut().add_attempt(&route.upstream.model.id);
         let pass = route.state.breaker.admit(self.target.worker.local.now());
         let picked = Picked { route, pass };
-        let result = attempt::run(self.target, call, picked, reuse).await;
+        let result = attempt::run(self.target, call, picked, reuse, self.trace).await;
         result.map_err(|failure| failure.stale)
     }
 }

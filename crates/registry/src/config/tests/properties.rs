@@ -13,7 +13,8 @@ use crate::model::{
     Prefetch, Resilience, Sending, ServiceTimes, Spread,
 };
 use crate::settings::{
-    AccessLog, CacheSettings, Cors, Faces, Limits, Listener, Network, TimesToLive,
+    AccessLog, CacheSettings, Cors, Faces, Limits, Listener, Network, TimesToLive, TraceEndpoint,
+    TraceSettings,
 };
 use plimsoll_measure::{Nanos, WallClock};
 use plimsoll_rpc::method::NAMES;
@@ -216,6 +217,25 @@ fn cache() -> impl Strategy<Value = CacheSettings> {
     )
 }
 
+fn traces() -> impl Strategy<Value = TraceSettings> {
+    let endpoint = option::of("http://[a-z]{1,5}:4318/v1/traces").prop_map(|url| {
+        let address = |url: &str| Address::parse(url).expect("a URL");
+        url.map(|url| TraceEndpoint { address: address(&url), url: Text::plain(url) })
+    });
+    (endpoint, "[!-~]{1,9}", 0u32..=1_000, any::<bool>()).prop_map(
+        |(endpoint, service, share, respect_parent)| TraceSettings {
+            endpoint,
+            headers: vec![(
+                "x-token".into(),
+                Text { value: "s3cret".into(), shown: "${KEY}".into(), unset: None },
+            )],
+            service,
+            sample: f64::from(share) / 10.0 / 100.0,
+            respect_parent,
+        },
+    )
+}
+
 fn settings() -> impl Strategy<Value = Settings> {
     let passed = vec("x-[a-z]{1,8}", 0..3);
     let cors = prop_oneof![
@@ -228,7 +248,7 @@ fn settings() -> impl Strategy<Value = Settings> {
         sample: f64::from(share) / 10.0 / 100.0,
         file: file.then(|| "/tmp/${x}\".log".into()),
     });
-    let times = (span(), cache());
+    let times = (span(), cache(), traces());
     (passed, "[!-~]{1,9}", 1usize..=256, limits(), networks, any::<bool>(), cors, log, times)
         .prop_map(
             |(
@@ -240,7 +260,7 @@ fn settings() -> impl Strategy<Value = Settings> {
                 reveal,
                 cors,
                 access_log,
-                (drain, cache),
+                (drain, cache, traces),
             )| {
                 Settings {
                     admin_tokens: vec![[0x5a; 32], [0x0f; 32]],
@@ -254,6 +274,7 @@ fn settings() -> impl Strategy<Value = Settings> {
                     reveal,
                     cors,
                     access_log,
+                    traces,
                     gzip: reveal,
                     cache,
                     idle_close: drain,
