@@ -8,7 +8,7 @@
 use crate::system::Message;
 use crate::system::kernel::Mailbox;
 use plimsoll_measure::Nanos;
-use plimsoll_plan::{End, Load, Pacer, Plan, SHARDS, Schedule, Schedules, Shards};
+use plimsoll_plan::{End, Load, Pacer, Part, Plan, SHARDS, Schedule, Schedules, Shards};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -52,7 +52,7 @@ pub(crate) type Commands = Vec<(usize, Command)>;
 pub(crate) struct Assignments {
     plan: Arc<Plan>,
     /// By worker.
-    shards: Vec<Shards>,
+    parts: Vec<Part>,
     /// By stream: its schedules, each with the instant from which it applies. Empty for closed
     /// streams.
     schedules: Vec<Vec<(Nanos, Arc<Schedule>)>>,
@@ -63,18 +63,18 @@ impl Assignments {
     pub(crate) fn new(
         plan: Arc<Plan>,
         schedules: &[Option<Schedules>],
-        shards: Vec<Shards>,
+        parts: Vec<Part>,
     ) -> Assignments {
         let first = |open: &Option<Schedules>| {
             open.iter().map(|open| (Nanos::ZERO, open.main.clone())).collect()
         };
         let schedules = schedules.iter().map(first).collect();
-        Assignments { plan, shards, schedules, changes: 0 }
+        Assignments { plan, parts, schedules, changes: 0 }
     }
 
     /// This process's share of a stream's planned arrivals per second, or users, at an instant.
     pub(crate) fn planned_rate(&self, stream: usize, at: Nanos) -> f64 {
-        let owned: usize = self.shards.iter().map(Shards::len).sum();
+        let owned: usize = self.parts.iter().map(|part| part.stream(stream).len()).sum();
         let share = owned as f64 / SHARDS as f64;
         let in_force = self.schedules[stream].iter().rev().find(|(from, _)| *from <= at);
         let whole = match in_force {
@@ -101,72 +101,76 @@ impl Assignments {
         let schedule = own.changed_rate(current, rate, at, self.changes).ok_or_else(closed)?;
         let schedule = Arc::new(schedule);
         self.schedules[stream].push((at, schedule.clone()));
-        let pace = |shards: &Shards| pace(stream, &schedule, shards, at);
-        Ok(self.shards.iter().map(pace).enumerate().collect())
+        let pace = |part: &Part| pace(stream, &schedule, part.stream(stream), at);
+        Ok(self.parts.iter().map(pace).enumerate().collect())
     }
 
     /// Gives shards away at `at`.
-    pub(crate) fn hand_over(
-        &mut self,
-        given: &Shards,
-        at: Nanos,
-    ) -> Result<Commands, CommandError> {
-        let owned = self.shards.iter().fold(Shards::of([]), |all, shards| all.with(shards));
-        if let Some(shard) = given.without(&owned).iter().next() {
+    pub(crate) fn hand_over(&mut self, given: &Part, at: Nanos) -> Result<Commands, CommandError> {
+        if let Some(shard) = first_of(&given.without(&self.owned())) {
             return Err(CommandError::Ownership(shard, "not"));
         }
-        self.check_users()?;
-        let kept: Vec<Shards> = self.shards.iter().map(|shards| shards.without(given)).collect();
+        self.check_users(given)?;
+        let kept: Vec<Part> = self.parts.iter().map(|part| part.without(given)).collect();
         Ok(self.reassign(kept, at))
     }
 
     /// Takes shards over at `at`, split over the workers.
-    pub(crate) fn take_over(
-        &mut self,
-        taken: &Shards,
-        at: Nanos,
-    ) -> Result<Commands, CommandError> {
-        let owned = self.shards.iter().fold(Shards::of([]), |all, shards| all.with(shards));
-        if let Some(shard) = taken.without(&taken.without(&owned)).iter().next() {
+    pub(crate) fn take_over(&mut self, taken: &Part, at: Nanos) -> Result<Commands, CommandError> {
+        if let Some(shard) = first_of(&taken.without(&taken.without(&self.owned()))) {
             return Err(CommandError::Ownership(shard, "already"));
         }
-        self.check_users()?;
-        let workers = self.shards.len();
-        let more = self.shards.iter().enumerate();
+        self.check_users(taken)?;
+        let workers = self.parts.len();
+        let more = self.parts.iter().enumerate();
         let grown = more.map(|(worker, own)| own.with(&taken.share(worker, workers))).collect();
         Ok(self.reassign(grown, at))
     }
 
-    fn check_users(&self) -> Result<(), CommandError> {
-        let counted = self.plan.streams.iter().find(|stream| {
-            matches!((&stream.load, stream.end), (Load::Closed { .. }, End::Requests(_)))
-        });
-        counted.map_or(Ok(()), |stream| Err(CommandError::Counted(stream.name.clone())))
+    fn owned(&self) -> Part {
+        let nothing = Part::nothing(self.plan.streams.len());
+        self.parts.iter().fold(nothing, |all, part| all.with(part))
     }
 
-    fn reassign(&mut self, shards: Vec<Shards>, at: Nanos) -> Commands {
+    fn check_users(&self, moved: &Part) -> Result<(), CommandError> {
+        let streams = self.plan.streams.iter().zip(moved.streams());
+        let counted = streams.filter(|(_, shards)| !shards.is_empty()).find(|(stream, _)| {
+            matches!((&stream.load, stream.end), (Load::Closed { .. }, End::Requests(_)))
+        });
+        counted.map_or(Ok(()), |(stream, _)| Err(CommandError::Counted(stream.name.clone())))
+    }
+
+    fn reassign(&mut self, parts: Vec<Part>, at: Nanos) -> Commands {
         /// Maximum requests of a shard's users between two handovers; beyond this, numbers would
         /// repeat.
         const BETWEEN: u64 = 1 << 24;
         self.changes += 1;
         let first = self.changes * BETWEEN;
         let mut commands = Commands::new();
-        for (worker, own) in shards.iter().enumerate().filter(|(i, own)| **own != self.shards[*i]) {
-            let added = own.without(&self.shards[worker]);
+        for (worker, (before, now)) in self.parts.iter().zip(&parts).enumerate() {
             for (stream, schedules) in self.schedules.iter().enumerate() {
+                let (before, own) = (before.stream(stream), now.stream(stream));
+                if own == before {
+                    continue;
+                }
                 let command = match schedules.last() {
                     Some((_, schedule)) => pace(stream, schedule, own, at),
                     None => {
-                        let (shards, added) = (own.clone(), added.clone());
+                        let (shards, added) = (own.clone(), own.without(before));
                         Command::HandOver { stream, at, shards, added, first }
                     }
                 };
                 commands.push((worker, command));
             }
         }
-        self.shards = shards;
+        self.parts = parts;
         commands
     }
+}
+
+/// The first shard of a part, of any stream.
+fn first_of(part: &Part) -> Option<u64> {
+    part.streams().iter().find_map(|shards| shards.iter().next())
 }
 
 fn pace(stream: usize, schedule: &Arc<Schedule>, shards: &Shards, at: Nanos) -> Command {
@@ -222,8 +226,8 @@ impl Control {
     ///
     /// # Errors
     /// If a shard is not owned by this process, or a closed stream ends after a number of requests.
-    pub fn hand_over(&self, shards: &Shards, at: Nanos) -> Result<(), CommandError> {
-        self.change(|assignments| assignments.hand_over(shards, at))
+    pub fn hand_over(&self, given: &Part, at: Nanos) -> Result<(), CommandError> {
+        self.change(|assignments| assignments.hand_over(given, at))
     }
 
     /// Takes shards over at the instant `at` of the run.
@@ -231,8 +235,8 @@ impl Control {
     /// # Errors
     /// If a shard is already owned by this process, or a closed stream ends after a number of
     /// requests.
-    pub fn take_over(&self, shards: &Shards, at: Nanos) -> Result<(), CommandError> {
-        self.change(|assignments| assignments.take_over(shards, at))
+    pub fn take_over(&self, taken: &Part, at: Nanos) -> Result<(), CommandError> {
+        self.change(|assignments| assignments.take_over(taken, at))
     }
 
     pub(crate) fn planned_rate(&self, stream: usize, at: Nanos) -> f64 {

@@ -14,7 +14,7 @@ use crate::threads::{NO_THREADS, WorkerThreads};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 use plimsoll_measure::{Clock, Snapshot, WallClock};
-use plimsoll_plan::{Load, Origin, Plan, RequestSpec, SHARDS, Schedules, Scheme, Shards};
+use plimsoll_plan::{Load, Origin, Part, Plan, RequestSpec, SHARDS, Schedules, Scheme, Shards};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
@@ -50,6 +50,9 @@ pub struct Settings {
     /// What the caller found that this host cannot carry, if it starts the run regardless; becomes
     /// part of [`RunFacts::forced`](plimsoll_measure::RunFacts).
     pub forced: Vec<String>,
+    /// Whether the run lasts until the plan's end even if this process has nothing left to send, because it
+    /// may take over shards.
+    pub lasting: bool,
     /// Where samples of arrivals go; `None` if none are recorded.
     pub samples: Option<SampleSink>,
     /// Where the results of single arrivals go, if they are wanted.
@@ -185,22 +188,18 @@ pub struct Prepared {
 
 impl Prepared {
     /// Does everything that can fail or take time: counts the schedules' arrivals, resolves names,
-    /// loads certificates, and sets up each worker's epoll and thread. `shards` is the share of the
+    /// loads certificates, and sets up each worker's epoll and thread. `part` is the part of the
     /// plan sent by this process.
     ///
     /// # Errors
     /// If the run cannot start: a name does not resolve, certificates are unusable, a source
     /// address is not assigned to this host, or a thread cannot be started.
-    pub fn new(
-        plan: &Arc<Plan>,
-        shards: &Shards,
-        settings: Settings,
-    ) -> Result<Prepared, StartError> {
+    pub fn new(plan: &Arc<Plan>, part: &Part, settings: Settings) -> Result<Prepared, StartError> {
         check_sources(plan)?;
         let cpus = allowed_cpus();
         let workers = match settings.feed {
             Some(_) => 1,
-            None => worker_count(plan, shards, settings.workers, cpus.len()),
+            None => worker_count(plan, part, settings.workers, cpus.len()),
         };
         let mut forced = settings.forced;
         let origins = plan.origins();
@@ -238,10 +237,15 @@ impl Prepared {
                 }
                 pool
             });
-            let part = shards.share(worker, workers);
-            let sources = plan.streams.iter().zip(&schedules);
-            let sources = sources
-                .map(|(stream, schedules)| Source::new(plan, stream, schedules.as_ref(), &part));
+            let own = part.share(worker, workers);
+            let sources = plan.streams.iter().zip(&schedules).zip(own.streams());
+            let sources = sources.map(|((stream, schedules), shards)| {
+                let mut source = Source::new(plan, stream, schedules.as_ref(), shards);
+                if settings.lasting {
+                    source.stay();
+                }
+                source
+            });
             let (pools, sources) = (pools.collect(), sources.collect());
             let sampling = settings.samples.as_ref().map(|sink| Sampling::new(worker, sink));
             spawned.start_worker(
@@ -255,7 +259,7 @@ impl Prepared {
         if let Some(feed) = &shared.feed {
             feed.wakes(spawned.mailboxes[0].clone());
         }
-        let parts = (0..workers).map(|worker| shards.share(worker, workers)).collect();
+        let parts = (0..workers).map(|worker| part.share(worker, workers)).collect();
         let assignments = Assignments::new(plan.clone(), &schedules, parts);
         Ok(Prepared {
             plan: plan.clone(),
@@ -317,25 +321,28 @@ pub(crate) fn allowed_cpus() -> Vec<usize> {
     if cpus.is_empty() { vec![0] } else { cpus }
 }
 
-fn worker_count(plan: &Plan, shards: &Shards, asked: usize, cpus: usize) -> usize {
+fn worker_count(plan: &Plan, part: &Part, asked: usize, cpus: usize) -> usize {
+    let share = |shards: &Shards| shards.len() as f64 / SHARDS as f64;
     let needed: f64 = plan
         .streams
         .iter()
-        .map(|stream| match &stream.load {
-            Load::Open { profile, .. } => profile.max() / RATE_PER_WORKER,
-            Load::Closed { profile, .. } => profile.max() / USERS_PER_WORKER,
+        .zip(part.streams())
+        .map(|(stream, shards)| {
+            share(shards)
+                * match &stream.load {
+                    Load::Open { profile, .. } => profile.max() / RATE_PER_WORKER,
+                    Load::Closed { profile, .. } => profile.max() / USERS_PER_WORKER,
+                }
         })
         .sum();
-    let share = shards.len() as f64 / SHARDS as f64;
-    let needed = (needed * share).ceil() as usize;
-    let workers = if asked > 0 { asked } else { needed.clamp(1, cpus) };
+    let workers = if asked > 0 { asked } else { (needed.ceil() as usize).clamp(1, cpus) };
     // Each worker needs at least one connection and one shard.
     let in_flight = plan.max_in_flight.unwrap_or(u64::MAX) as usize;
     let http2 = if plan.may_use_http2() { plan.connections.http2.connections } else { u64::MAX };
     let websocket = plan.connections.websocket.connections;
     let websocket = if plan.uses_websocket() { websocket } else { u64::MAX };
     let connections = plan.connections.max.min(http2).min(websocket) as usize;
-    workers.min(connections).min(in_flight).min(shards.len()).max(1)
+    workers.min(connections).min(in_flight).min(part.shards_max()).max(1)
 }
 
 /// Connections that a plan needs in any case: one per user, or per stream of HTTP/2 that users share, and
@@ -356,7 +363,7 @@ fn connections_needed(plan: &Plan) -> u64 {
 /// The fewest file descriptors that a plan needs: one for each user or open stream, plus those of the
 /// workers and of the process. `workers` as in [`Settings`].
 pub fn descriptors_needed(plan: &Plan, workers: usize) -> u64 {
-    let workers = worker_count(plan, &Shards::all(), workers, allowed_cpus().len());
+    let workers = worker_count(plan, &Part::whole(plan), workers, allowed_cpus().len());
     connections_needed(plan) + OTHER_DESCRIPTORS + DESCRIPTORS_PER_WORKER * workers as u64
 }
 
@@ -448,7 +455,7 @@ mod tests {
     #[test]
     fn dropping_a_prepared_run_ends_its_threads() {
         let plan = plan("rate = \"1/s\"\nduration = \"1h\"");
-        let mut prepared = Prepared::new(&plan, &Shards::all(), settings()).unwrap();
+        let mut prepared = Prepared::new(&plan, &Part::whole(&plan), settings()).unwrap();
         let threads = std::mem::take(&mut prepared.threads);
         drop(prepared);
         threads.into_iter().for_each(|thread| thread.join().unwrap());
@@ -459,7 +466,7 @@ mod tests {
         let plan = plan("rate = \"1/s\"\nduration = \"1h\"");
         let (reports, inbox) = channel();
         let schedules: Vec<_> = plan.streams.iter().map(|s| s.schedules(Nanos::ZERO)).collect();
-        let assignments = Assignments::new(plan.clone(), &schedules, vec![Shards::all()]);
+        let assignments = Assignments::new(plan.clone(), &schedules, vec![Part::whole(&plan)]);
         let mut running = Running::new(Started {
             plan: plan.clone(),
             control: Control::new(assignments, Vec::new()),

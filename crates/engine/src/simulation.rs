@@ -31,7 +31,7 @@ use net::Seen;
 use plimsoll_measure::{
     ErrorClass, Fault, HostSample, Nanos, RunFacts, Sample, Side, Snapshot, WallClock,
 };
-use plimsoll_plan::{Load, Plan, Protocol, Shards, TimeoutFrom};
+use plimsoll_plan::{Load, Part, Plan, Protocol, Shards, TimeoutFrom};
 use plimsoll_report::{Fold, Summary};
 use script::{AtFault, Kind, Script};
 use std::cell::RefCell;
@@ -102,7 +102,7 @@ fn run(mut script: Script) -> Outcome {
     let mut worker = Worker::new(shared, reporter, dispatcher);
     worker.run().unwrap();
     drop(worker);
-    let assignments = Assignments::new(plan.clone(), &schedules, vec![Shards::all()]);
+    let assignments = Assignments::new(plan.clone(), &schedules, vec![Part::whole(&plan)]);
     let mut running = Running::new(Started {
         plan,
         control: Control::new(assignments, Vec::new()),

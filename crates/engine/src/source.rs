@@ -34,7 +34,7 @@ pub(crate) struct OpenModel {
     /// Nothing is sent from this instant.
     until: Nanos,
     end: Nanos,
-    /// Whether the schedule was changed during the run.
+    /// Whether the schedule was changed during the run, or may be.
     changed: bool,
 }
 
@@ -66,6 +66,8 @@ pub(crate) struct ClosedModel {
     busy: usize,
     /// When the last request ended.
     last_end: Nanos,
+    /// Whether the stream lasts until `until` even without users.
+    stays: bool,
     /// An instant from which only users of these shards start requests.
     handed_over: Option<(Nanos, Shards)>,
 }
@@ -149,6 +151,15 @@ impl Source {
         }
     }
 
+    /// Keeps the stream open until its planned end, because this process may take over shards of it.
+    pub(crate) fn stay(&mut self) {
+        match self {
+            Source::Open(open) => open.changed = true,
+            // A stream that ends after a number of requests has no such end, and cannot be handed over.
+            Source::Closed(closed) => closed.stays = closed.until < Nanos::MAX,
+        }
+    }
+
     /// Stops sending at `at`.
     pub(crate) fn stop(&mut self, at: Nanos) {
         match self {
@@ -195,7 +206,10 @@ impl Source {
                 let may_change = open.changed && now < open.end.min(open.until);
                 open.next_at().is_none() && !may_change
             }
-            Source::Closed(closed) => closed.busy == 0 && closed.next_at().is_none(),
+            Source::Closed(closed) => {
+                let may_change = closed.stays && now < closed.until;
+                closed.busy == 0 && closed.next_at().is_none() && !may_change
+            }
         }
     }
 
@@ -279,6 +293,7 @@ impl ClosedModel {
             ready: VecDeque::new(),
             busy: 0,
             last_end: Nanos::ZERO,
+            stays: false,
             handed_over: None,
             users,
         };

@@ -77,6 +77,13 @@ impl Histogram {
         self.add(index_of(value.0.min(VALUE_MAX.0)), 1);
     }
 
+    /// Counts `n` times the same value.
+    pub fn record_n(&mut self, value: Nanos, n: u64) {
+        if n > 0 {
+            self.add(index_of(value.0.min(VALUE_MAX.0)), n);
+        }
+    }
+
     #[inline]
     fn add(&mut self, index: usize, n: u64) {
         if let Some(&place) = self.table.get(index / PAGE)

@@ -96,6 +96,8 @@ listed! {
         RpcMismatch = "rpc_mismatch",
         /// Another expectation failed.
         Check = "check",
+        /// Planned for an agent of a fleet that was lost; not known to have been sent.
+        AgentLost = "agent_lost",
     }
 }
 
@@ -105,9 +107,8 @@ impl ErrorClass {
     pub fn side(self) -> Side {
         use ErrorClass::*;
         match self {
-            PortExhausted | FdExhausted | Late | NoConnection | MemoryExhausted | Aborted => {
-                Side::Generator
-            }
+            PortExhausted | FdExhausted | Late | NoConnection | MemoryExhausted | Aborted
+            | AgentLost => Side::Generator,
             Dns | Unreachable | ConnectTimeout => Side::Network,
             Refused | Reset | Tls | ClosedEarly | ResponseTimeout | Protocol | BodyTooLarge
             | Status | RpcError | RpcMismatch | Check => Side::Target,

@@ -3,6 +3,7 @@
 
 mod connections;
 mod file;
+mod fleet;
 mod load;
 mod objective;
 mod request;
@@ -16,6 +17,8 @@ use connections::read_connections;
 pub use connections::{ConnectionRules, Http2Rules, Protocol, WebSocketRules};
 use file::Files;
 pub use file::TargetStream;
+use fleet::read_fleet;
+pub use fleet::{FleetRules, OnAgentLoss, SecretsFrom};
 use load::read_streams;
 use objective::read_objectives;
 use plimsoll_config::{Document, Field, Problems, Secrets, Table, Text, Variables};
@@ -111,6 +114,8 @@ pub struct Plan {
     pub connections: ConnectionRules,
     /// Rules for TLS.
     pub tls: TlsRules,
+    /// Rules for a run over several agents.
+    pub fleet: FleetRules,
     /// The streams; at least one.
     pub streams: Vec<Stream>,
     /// The targets of all streams; those of a stream are contiguous.
@@ -135,11 +140,13 @@ const CONNECTIONS_MAX: u64 = 10_000_000;
 
 impl Plan {
     /// The top-level keys of a plan.
-    pub const KEYS: [&str; 27] = [
+    pub const KEYS: [&str; 29] = [
+        "agents",
         "arrivals",
         "connections",
         "default_headers",
         "duration",
+        "fleet",
         "grace",
         "labels",
         "max_body",
@@ -317,6 +324,7 @@ fn read_plan(root: &Table<'_>, files: &Files<'_>) -> Option<Plan> {
     let protocol = protocol.unwrap_or_default();
     let connections = read_connections(root, protocol);
     let tls = read_tls(root, files);
+    let fleet = read_fleet(root);
 
     let (mut targets, mut requests) = (Vec::new(), Vec::new());
     files.default_headers.set(default_headers);
@@ -346,6 +354,7 @@ fn read_plan(root: &Table<'_>, files: &Files<'_>) -> Option<Plan> {
         protocol,
         connections,
         tls,
+        fleet,
         streams,
         targets,
         requests,

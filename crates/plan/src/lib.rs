@@ -13,6 +13,7 @@
 //! - `objective`: [`Objective`]: `latency.p99 < 250ms`
 //! - `profile`: [`Profile`]: a rate over time, its integral and the inverse
 //! - `schedule`: [`Schedule`], [`Pacer`]: the open model's arrivals, by shard; [`Users`]: the closed model
+//! - `part`: [`Part`]: the shards of each stream that a worker or an agent sends
 //! - `deck`: [`Deck`]: exact weights
 //! - `show`: the resolved plan as TOML; `describe`: as text
 
@@ -21,6 +22,7 @@ mod describe;
 mod document;
 mod domain;
 mod objective;
+mod part;
 mod profile;
 mod schedule;
 mod show;
@@ -32,11 +34,13 @@ mod url;
 
 pub use deck::{Card, Deck};
 pub use document::{
-    Charted, ConnectionRules, DefaultHeaders, Http2Rules, Plan, Protocol, SEED_MAX, Scrape,
-    TargetStream, TimeoutFrom, TlsRules, WebSocketRules, is_redundant_header,
+    Charted, ConnectionRules, DefaultHeaders, FleetRules, Http2Rules, OnAgentLoss, Plan, Protocol,
+    SEED_MAX, Scrape, SecretsFrom, TargetStream, TimeoutFrom, TlsRules, WebSocketRules,
+    is_redundant_header,
 };
 // Re-exported so that reading a plan needs no other crate.
 pub use objective::{Metric, Objective, Operator, TimeKind, TimeStat, Unit, unknown_name};
+pub use part::Part;
 pub use plimsoll_config::{Document, Secrets, Variables};
 pub use profile::{Profile, Stage};
 pub use schedule::{Arrival, Pacer, SHARDS, Schedule, Shards, Users};

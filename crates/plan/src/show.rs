@@ -2,7 +2,8 @@
 
 use crate::Objective;
 use crate::document::{
-    DefaultHeaders, Http2Rules, Plan, Protocol, TimeoutFrom, TlsRules, WebSocketRules,
+    DefaultHeaders, FleetRules, Http2Rules, OnAgentLoss, Plan, Protocol, SecretsFrom, TimeoutFrom,
+    TlsRules, WebSocketRules,
 };
 use crate::stream::{Arrivals, End, Load, Stream};
 use crate::target::{Body, Expect, RequestSpec, RpcExpect, StatusRange, Target};
@@ -37,6 +38,9 @@ impl Plan {
         }
         if let Some(max) = self.max_in_flight {
             line("max_in_flight", max.to_string());
+        }
+        if self.fleet != FleetRules::default() {
+            line("fleet", show_fleet(&self.fleet));
         }
         if self.default_headers != DefaultHeaders::default() {
             line("default_headers", word(self.default_headers, &DefaultHeaders::WORDS));
@@ -149,6 +153,12 @@ fn table(pairs: &BTreeMap<String, String>) -> String {
     format!("{{ {} }}", pairs.iter().map(pair).collect::<Vec<_>>().join(", "))
 }
 
+fn show_fleet(rules: &FleetRules) -> String {
+    let (loss, secrets) =
+        (word(rules.on_agent_loss, &OnAgentLoss::WORDS), word(rules.secrets, &SecretsFrom::WORDS));
+    format!("{{ on_agent_loss = {loss}, secrets = {secrets} }}")
+}
+
 fn show_connections(plan: &Plan) -> String {
     let rules = &plan.connections;
     let has_max = plan.protocol != Protocol::Http2;
@@ -200,6 +210,9 @@ fn show_stream(stream: &Stream) -> String {
     }
     if !stream.labels.is_empty() {
         line("labels", table(&stream.labels));
+    }
+    if !stream.agents.is_empty() {
+        line("agents", table(&stream.agents));
     }
     if let Some(header) = &stream.split_by {
         line("split_by", format!("{{ header = {} }}", quote(header)));

@@ -51,6 +51,8 @@ pub struct Stream {
     pub name: String,
     /// Tags added to the stream's targets.
     pub labels: BTreeMap<String, String>,
+    /// Labels that an agent of a fleet must have to send the stream; empty if any agent may.
+    pub agents: BTreeMap<String, String>,
     /// When the stream begins, from the end of the warm-up.
     pub start: Nanos,
     /// The load model.

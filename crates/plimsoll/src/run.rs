@@ -23,7 +23,7 @@ use plimsoll_engine::{Control, Prepared, Recorded, Settings, Spin, descriptors_n
 use plimsoll_host::{Facts, SampledRun, Sampler, Source};
 use plimsoll_measure::WallClock;
 use plimsoll_measure::units::counted;
-use plimsoll_plan::{Plan, SEED_MAX, Shards};
+use plimsoll_plan::{Part, Plan, SEED_MAX};
 use plimsoll_report::{Summary, clean};
 use std::hash::{BuildHasher, RandomState};
 use std::io::stdout;
@@ -283,7 +283,7 @@ pub(crate) fn run_plan(
     };
     let scraper = Scraper::start(&plan.scrapes)?;
     interrupts.prepare_run(run_dir.as_ref().map(RunDir::path));
-    let prepared = match Prepared::new(plan, &Shards::all(), settings) {
+    let prepared = match Prepared::new(plan, &Part::whole(plan), settings) {
         Ok(prepared) => prepared,
         Err(error) => {
             run_dir.iter().for_each(RunDir::discard);

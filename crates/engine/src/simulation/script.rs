@@ -8,7 +8,7 @@ use super::peer::{Accept, Flaw, Peer};
 use crate::control::{Assignments, Command};
 use plimsoll_measure::rng::{Key, Sequence};
 use plimsoll_measure::{FindingId, Nanos};
-use plimsoll_plan::{Plan, Shards};
+use plimsoll_plan::{Part, Plan, Shards};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -287,13 +287,13 @@ impl Parts {
     fn command(&mut self, plan: &Arc<Plan>, secs: u64, c: &mut Sequence) -> Option<u64> {
         let schedules: Vec<_> =
             plan.streams.iter().map(|stream| stream.schedules(plan.warmup)).collect();
-        let mut assignments = Assignments::new(plan.clone(), &schedules, vec![Shards::all()]);
+        let mut assignments = Assignments::new(plan.clone(), &schedules, vec![Part::whole(plan)]);
         let at = Nanos(within(c, SECOND / 2, (secs - 1) * SECOND));
         let commands = match self.change {
             Change::None => return None,
             Change::Rate => assignments.set_rate(0, within(c, 10, 400) as f64, at).unwrap(),
             Change::Shards => {
-                let given = Shards::all().share(0, within(c, 1, 7) as usize);
+                let given = Part::whole(plan).share(0, within(c, 1, 7) as usize);
                 let back = Nanos(within(c, at.0, secs * SECOND));
                 let mut commands = assignments.hand_over(&given, at).unwrap();
                 commands.extend(assignments.take_over(&given, back).unwrap());

@@ -11,7 +11,8 @@ use plimsoll_measure::rng::Key;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Keys of a stream, which a plan with only one stream has at the top level.
-const STREAM_KEYS: [&str; 10] = [
+const STREAM_KEYS: [&str; 11] = [
+    "agents",
     "rate",
     "users",
     "think_time",
@@ -122,6 +123,8 @@ impl StreamReader<'_, '_> {
         let first = all.len();
         let labels = self.table.field("labels").and_then(|f| f.table("labels"));
         let labels = labels.map(|table| super::read_tags(&table, "a label")).unwrap_or_default();
+        let agents = self.table.field("agents").and_then(|f| f.table("agents"));
+        let agents = agents.map(|table| super::read_pairs(&table, "an agent's label"));
         let weights = self.targets(all, requests, &labels);
         let start = self.table.field("start").and_then(|f| f.duration()).map(Nanos::from);
         let load = self.load();
@@ -130,6 +133,7 @@ impl StreamReader<'_, '_> {
         Some(Stream {
             name: self.name,
             labels,
+            agents: agents.unwrap_or_default(),
             start: start.unwrap_or_default(),
             load,
             end,

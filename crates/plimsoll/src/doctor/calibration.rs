@@ -6,7 +6,7 @@ use plimsoll_config::{Document, Variables};
 use plimsoll_engine::{Prepared, Settings};
 use plimsoll_host::{Source, Thread};
 use plimsoll_measure::{HostSample, Nanos};
-use plimsoll_plan::{Plan, Shards};
+use plimsoll_plan::{Part, Plan};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -36,7 +36,8 @@ pub(super) fn cpu_per_request(source: &Source) -> anyhow::Result<Option<Nanos>> 
     let plan = Plan::read(&document, &Variables::default(), Path::new("."))
         .map_err(|problems| anyhow::anyhow!("{problems}"))?;
     let settings = Settings { workers: 1, ..default_settings() };
-    let prepared = Prepared::new(&Arc::new(plan), &Shards::all(), settings)
+    let part = Part::whole(&plan);
+    let prepared = Prepared::new(&Arc::new(plan), &part, settings)
         .map_err(|error| anyhow::anyhow!("{}", error.message))?;
     let mut running = prepared.start(Duration::from_millis(20), Box::new(HostSample::default));
     let (mut answered, mut measured) = (0, None);

@@ -25,6 +25,7 @@ fn generator_counts(case: &Case<'_>, blame: &Blame) -> Vec<(ErrorClass, u64)> {
         (NoConnection, blame.limit.unsent),
         (ResponseTimeout, blame.limit.timed_out),
         (Late, case.count(Late)),
+        (AgentLost, case.count(AgentLost)),
         // Stopping a run aborts its last requests; those are not failures.
         (Aborted, if case.facts.was_stopped() { 0 } else { case.count(Aborted) }),
     ];
@@ -98,6 +99,11 @@ fn own_fix(class: ErrorClass, case: &Case<'_>, capped: Option<&str>) -> String {
         }
         ErrorClass::MemoryExhausted => {
             case.advise("lower {max_body} or the rate, or request smaller answers")
+        }
+        ErrorClass::AgentLost => {
+            "find out why the agent was lost, or let the other agents take over its part: \
+             fleet = { on_agent_loss = \"rebalance\" }"
+                .into()
         }
         ErrorClass::Aborted => case.advise(
             "raise {grace} to at least the timeout, so that the run waits for every answer",

@@ -1,0 +1,91 @@
+//! The seconds of all agents as the seconds of one run.
+//!
+//! All agents' clocks start at the same instant, to within the skew that the report shows, so the seconds with
+//! the same number are joined as those of the workers of one process are. The sum is exact: each second of
+//! each agent is added once, and arrivals of lost agents are added as unsent. An agent's host is not part of the
+//! sum; the report has each agent's own.
+//!
+//! Reads one second of each agent at a time, so memory does not depend on the length of the run.
+
+use plimsoll_measure::wire::{ReadError, Reader};
+use plimsoll_measure::{HostSample, Nanos, Snapshot};
+use std::collections::BTreeMap;
+use std::io::BufRead;
+
+/// One agent's seconds.
+struct Source<'r, R> {
+    reader: &'r mut Reader<R>,
+    next: Option<Snapshot>,
+}
+
+/// Passes each second of the run to `each`, in order. `unsent` are arrivals of lost agents by second, from 0;
+/// `blank` is a snapshot of the plan without counts.
+///
+/// # Errors
+/// The index of the agent whose lines cannot be read, and why.
+pub fn join<R: BufRead>(
+    agents: &mut [Reader<R>],
+    unsent: &BTreeMap<u64, Snapshot>,
+    blank: &Snapshot,
+    mut each: impl FnMut(&Snapshot),
+) -> Result<(), (usize, ReadError)> {
+    let mut sources = Vec::with_capacity(agents.len());
+    for (place, reader) in agents.iter_mut().enumerate() {
+        let next = reader.next_second().map_err(|error| (place, error))?;
+        sources.push(Source { reader, next });
+    }
+    let mut unsent = unsent.iter().peekable();
+    for number in 0.. {
+        let end = Nanos::from_secs(number + 1);
+        let mut second = blank.blank();
+        for (place, source) in sources.iter_mut().enumerate() {
+            source.add_to(&mut second, end).map_err(|error| (place, error))?;
+        }
+        if let Some((_, lost)) = unsent.next_if(|(due, _)| **due == number) {
+            join_agent(&mut second, lost);
+        }
+        let is_last = sources.iter().all(|source| source.next.is_none()) && unsent.peek().is_none();
+        if second.t == Nanos::ZERO {
+            if is_last {
+                break;
+            }
+            // All agents were silent, but the run goes on.
+            second.t = end;
+        }
+        each(&second);
+        if is_last {
+            break;
+        }
+    }
+    Ok(())
+}
+
+impl<R: BufRead> Source<'_, R> {
+    /// Adds what ended by `end`.
+    fn add_to(&mut self, second: &mut Snapshot, end: Nanos) -> Result<(), ReadError> {
+        let mut own: Option<Snapshot> = None;
+        while let Some(next) = self.next.take_if(|next| next.t <= end) {
+            match &mut own {
+                None => own = Some(next),
+                Some(own) => own.append(&next),
+            }
+            self.next = self.reader.next_second()?;
+        }
+        own.iter().for_each(|own| join_agent(second, own));
+        Ok(())
+    }
+}
+
+/// Adds an agent's counts of the same second.
+fn join_agent(sum: &mut Snapshot, agent: &Snapshot) {
+    let rates: Vec<f64> = sum
+        .streams
+        .iter()
+        .zip(&agent.streams)
+        .map(|(own, other)| own.planned_rate + other.planned_rate)
+        .collect();
+    sum.join(agent);
+    // Each agent's rate is its part of the plan's, unlike that of a worker.
+    sum.streams.iter_mut().zip(rates).for_each(|(stream, rate)| stream.planned_rate = rate);
+    sum.host = HostSample::default();
+}
