@@ -8,7 +8,7 @@
 //! - `call`: permits, routes, attempts, judging answers
 //! - `upstream`: the HTTP client
 //! - `keeper`: background work: name resolution
-//! - [`observe`]: counters, metrics, access log
+//! - [`observe`]: counters, metrics, access log, traces
 //! - `account`: whom calls are counted for
 //! - `limits`: rates and quotas of endpoints and keys
 //! - `local`, `permit`, `buffer`, `payload`, `gzip`, `offload`: per-thread state, the process's

@@ -48,7 +48,7 @@ const PAUSE_MAX: Nanos = Nanos::from_secs(30);
 /// How long a batch is sent again.
 const GIVEN_UP_AFTER: Nanos = Nanos::from_secs(60);
 
-/// The longest `Retry-After` that is respected.
+/// The longest `Retry-After` that is respected; the shortest is [`PAUSE_MIN`].
 const RETRY_AFTER_MAX: Nanos = Nanos::from_secs(300);
 
 /// The bytes of an answer that are read.
@@ -195,7 +195,7 @@ impl Exporter {
     /// replicas do not come back together.
     fn pause_for(&mut self, wish: Option<RetryAfter>) -> Nanos {
         if let Some(RetryAfter(secs)) = wish {
-            return Nanos::from_secs(secs.into()).min(RETRY_AFTER_MAX);
+            return Nanos::from_secs(secs.into()).clamp(PAUSE_MIN, RETRY_AFTER_MAX);
         }
         let pause = self.pause;
         self.pause = (pause + pause).min(PAUSE_MAX);

@@ -176,13 +176,15 @@ fn consumers_that_do_not_read_take_no_memory() {
     let slow: Vec<_> = (1..STREAMS_MAX / 2)
         .map(|_| {
             let mut stream = open(&gateway, "").unwrap();
-            std::thread::spawn(move || {
+            let socket = stream.get_ref().try_clone().unwrap();
+            let reading = std::thread::spawn(move || {
                 let never = std::sync::mpsc::channel::<()>();
                 let mut read = [0; 64];
                 while stream.get_mut().read(&mut read).is_ok_and(|n| n > 0) {
                     let _ = never.1.recv_timeout(Duration::from_millis(20));
                 }
-            })
+            });
+            (socket, reading)
         })
         .collect();
     assert!(open(&gateway, "").is_none());
@@ -194,7 +196,10 @@ fn consumers_that_do_not_read_take_no_memory() {
     assert!(after - before < 16 << 10, "{before} to {after} KiB");
     drop(idle);
     gateway.process.stop();
-    slow.into_iter().for_each(|reader| reader.join().unwrap());
+    for (socket, reading) in slow {
+        socket.shutdown(std::net::Shutdown::Both).unwrap();
+        reading.join().unwrap();
+    }
 }
 
 /// The most memory that a process has used, in KiB.

@@ -190,10 +190,12 @@ fn a_request_has_a_limited_length() {
 fn a_busy_receiver_is_asked_again_when_it_wants() {
     let busy = Treats::Answers(503, "retry-after: 7\r\n");
     let limited = Treats::Answers(429, "retry-after: 20\r\n");
-    with(&[busy, limited, OK], async |traces, receiver| {
+    // It is not asked all the time, whatever it wants.
+    let at_once = Treats::Answers(429, "retry-after: 0\r\n");
+    with(&[busy, limited, at_once, OK], async |traces, receiver| {
         push(&traces, 5);
         sleep_ms(60_000).await;
-        assert_eq!(times(&receiver), [1_000, 8_000, 28_000]);
+        assert_eq!(times(&receiver), [1_000, 8_000, 28_000, 29_000]);
         assert_eq!(traces.counts(), sent(5));
     });
 }
