@@ -478,6 +478,7 @@ fn memory_stays_bounded_when_no_span_is_taken() {
     assert_eq!(dropped, 12.0 * 1_001.0 - waiting);
     // The queue's limit, a request that is being built, and what the allocator keeps.
     assert!(after - before < 16 << 10, "{before} to {after} KiB");
+    drop(caller);
     process.stop();
 }
 
