@@ -9,7 +9,7 @@ use std::fmt;
 use plimsoll_config::{Place, Problems};
 use plimsoll_registry::Definitions;
 use plimsoll_registry::model::{Prefetch, Service, Upstream};
-use plimsoll_registry::settings::Settings;
+use plimsoll_registry::settings::{Settings, TraceSettings};
 use plimsoll_registry::store::EntryKind;
 use plimsoll_rpc::method::Method;
 
@@ -76,6 +76,12 @@ pub fn warnings(settings: &Settings, definitions: &Definitions) -> Vec<Warning> 
         add("no listener relays calls; add \"gateway\" or \"path\" to a listener's faces".into());
     } else if !customers && !definitions.endpoints.is_empty() {
         add("endpoints are defined, but no listener has the face \"gateway\" that serves them"
+            .into());
+    }
+    let traces = &settings.traces;
+    if !traces.is_on() && *traces != TraceSettings::default() {
+        add("traces are off, because traces.endpoint is not set: the other settings of traces have \
+             no effect"
             .into());
     }
     let rest = definitions.services.iter().find(|service| service.rest);
@@ -162,6 +168,7 @@ mod tests {
     use super::*;
     use plimsoll_config::Text;
     use plimsoll_registry::model::{Address, Endpoint, Kind, MethodRules};
+    use plimsoll_registry::settings::TraceEndpoint;
 
     #[test]
     fn calls_for_each_new_block_need_answers_that_are_cached() {
@@ -227,5 +234,21 @@ mod tests {
         check(true, &[endpoint, eth]);
         let beacon = "upstream a REST: service beacon has rest = false";
         check(false, &[endpoint, beacon, eth, "upstream path REST: no service has rest = true"]);
+    }
+
+    #[test]
+    fn settings_of_traces_need_an_endpoint() {
+        let mut settings = Settings::default();
+        let is_warned = |settings: &Settings| {
+            let found = warnings(settings, &Definitions::default());
+            found.iter().any(|warning| warning.message.contains("traces.endpoint is not set"))
+        };
+        assert!(!is_warned(&settings));
+        settings.traces.sample = 0.5;
+        assert!(is_warned(&settings));
+        let (url, address) = ("http://a/v1/traces", Address::parse("http://a/v1/traces"));
+        let address = address.expect("a URL");
+        settings.traces.endpoint = Some(TraceEndpoint { url: Text::plain(url), address });
+        assert!(!is_warned(&settings));
     }
 }
