@@ -1,5 +1,6 @@
 """A WebSocket server on the library "websockets", with compression for clients that ask for it, which answers
-each JSON-RPC call with its parameters, in fragments. It prints its URL as JSON and exits when its stdin closes.
+each JSON-RPC call with its parameters, in fragments. eth_subscribe is answered with an id and followed by the
+header of a block every 100 ms. It prints its URL as JSON and exits when its stdin closes.
 
 Usage: python websocket_server.py
 """
@@ -7,15 +8,41 @@ Usage: python websocket_server.py
 import asyncio
 import json
 import sys
+import time
 
 from websockets.asyncio.server import serve
+from websockets.exceptions import ConnectionClosed
+
+
+async def notify(socket, subscription):
+    number = 7
+    try:
+        while True:
+            await asyncio.sleep(0.1)
+            number += 1
+            head = {"number": hex(number), "hash": hex(number * 1000), "timestamp": hex(int(time.time()))}
+            params = {"subscription": subscription, "result": head}
+            text = json.dumps({"jsonrpc": "2.0", "method": "eth_subscription", "params": params})
+            await socket.send([text[:9], text[9:]])
+    except ConnectionClosed:
+        pass
 
 
 async def answer(socket):
-    async for text in socket:
-        call = json.loads(text)
-        answer = json.dumps({"jsonrpc": "2.0", "id": call["id"], "result": call.get("params")})
-        await socket.send([answer[:7], answer[7:20], answer[20:]])
+    tasks = []
+    try:
+        async for text in socket:
+            call = json.loads(text)
+            subscribes = call["method"] == "eth_subscribe"
+            result = "0x9ce59a13059e417087c02d3236a0b1cc" if subscribes else call.get("params")
+            answer = json.dumps({"jsonrpc": "2.0", "id": call["id"], "result": result})
+            await socket.send([answer[:7], answer[7:20], answer[20:]])
+            if subscribes:
+                tasks.append(asyncio.create_task(notify(socket, result)))
+    except ConnectionClosed:
+        pass
+    for task in tasks:
+        task.cancel()
 
 
 async def main():

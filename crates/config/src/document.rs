@@ -303,6 +303,11 @@ impl<'r> Field<'r> {
         self.value.get_ref().is_array()
     }
 
+    /// Whether the value is a string.
+    pub fn is_text(&self) -> bool {
+        self.value.get_ref().is_str()
+    }
+
     /// Whether the value is an integer.
     pub fn is_integer(&self) -> bool {
         self.value.get_ref().is_integer()

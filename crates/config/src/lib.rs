@@ -7,6 +7,7 @@
 //! - `document`: [`Document`], [`Table`], [`Field`]: reading with positions
 //! - `attached`: [`Attached`]: a file referenced by a document
 //! - `file`: [`read_file`]: reads a file that a user named
+//! - `json`: [`Json`]: a value as JSON
 //! - `problem`: [`Problem`], [`Problems`]: what is wrong, where, and how to fix it
 //! - `variables`: [`Variables`], [`Text`]: `${NAME}` substitution
 //! - `redact`: which parts of a value may be printed
@@ -17,6 +18,7 @@
 mod attached;
 mod document;
 mod file;
+mod json;
 mod nearest;
 mod problem;
 mod redact;
@@ -27,6 +29,7 @@ mod variables;
 pub use attached::{Attached, Spot};
 pub use document::{Document, Field, Table};
 pub use file::read_file;
+pub use json::Json;
 pub use nearest::{nearest, nearest_within};
 pub use problem::{Place, Problem, Problems};
 pub use redact::{REDACTED, authority_of, is_secret, is_word, secret_within};

@@ -6,8 +6,12 @@
 //! All arrivals of a stream have the same timeout, so their deadlines are in the order in which they
 //! are inserted, whether the timeout counts from the planned instant or from the start: a linked list through the slab, with appends at the end, stays sorted; removal from the middle
 //! takes four writes. Nothing allocates once the slab has grown to the peak number in flight.
+//!
+//! An arrival whose exchange has opened and stays open has no deadline; it moves to another list of its
+//! stream.
 
 use crate::request::Hop;
+use crate::standing::Held;
 use plimsoll_measure::Nanos;
 use plimsoll_plan::{Plan, Secrets};
 use slab::Slab;
@@ -41,7 +45,11 @@ pub(crate) struct Arrival {
     pub(crate) bytes_in: u64,
     /// Whether a connection has returned its request, as not processed by the peer.
     pub(crate) returned: bool,
+    /// If its exchange stays open and has opened.
+    pub(crate) held: Option<Box<Held>>,
     pub(crate) exchange: Exchange,
+    /// Whether it is in the list of those that stay open.
+    is_standing: bool,
     before: Option<Id>,
     after: Option<Id>,
 }
@@ -93,7 +101,9 @@ impl Arrival {
             bytes_out: 0,
             bytes_in: 0,
             returned: false,
+            held: None,
             exchange,
+            is_standing: false,
             before: None,
             after: None,
         }
@@ -155,13 +165,14 @@ struct List {
 /// All arrivals in flight.
 pub(crate) struct Arrivals {
     slab: Slab<Arrival>,
-    /// By stream.
+    /// By stream: those with a deadline, then those that stay open.
     lists: Vec<List>,
+    streams: usize,
 }
 
 impl Arrivals {
     pub(crate) fn new(streams: usize) -> Arrivals {
-        Arrivals { slab: Slab::new(), lists: vec![List::default(); streams] }
+        Arrivals { slab: Slab::new(), lists: vec![List::default(); 2 * streams], streams }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -173,12 +184,37 @@ impl Arrivals {
         let last = self.lists[list].last;
         arrival.before = last;
         let id = Id::try_from(self.slab.insert(arrival)).expect("fewer than 2^32 in flight");
+        self.append(list, last, id);
+        id
+    }
+
+    /// Appends to a list whose last arrival is `last`.
+    #[inline]
+    fn append(&mut self, list: usize, last: Option<Id>, id: Id) {
         match last {
             Some(last) => self.slab[last as usize].after = Some(id),
             None => self.lists[list].first = Some(id),
         }
         self.lists[list].last = Some(id);
-        id
+    }
+
+    /// Moves an arrival whose exchange has opened and stays open to the list of these.
+    pub(crate) fn stand(&mut self, id: Id) {
+        let (stream, before, after) = {
+            let own = &self.slab[id as usize];
+            (own.stream as usize, own.before, own.after)
+        };
+        self.unlink(stream, before, after);
+        let list = self.streams + stream;
+        let last = self.lists[list].last;
+        let own = &mut self.slab[id as usize];
+        (own.before, own.after, own.is_standing) = (last, None, true);
+        self.append(list, last, id);
+    }
+
+    /// The arrival of a stream whose exchange has been open for longest.
+    pub(crate) fn first_standing(&self, stream: usize) -> Option<Id> {
+        self.lists[self.streams + stream].first
     }
 
     pub(crate) fn get(&self, id: Id) -> Option<&Arrival> {
@@ -192,22 +228,32 @@ impl Arrivals {
 
     pub(crate) fn remove(&mut self, id: Id) -> Arrival {
         let arrival = self.slab.remove(id as usize);
-        let list = arrival.stream as usize;
-        match arrival.before {
-            Some(before) => self.slab[before as usize].after = arrival.after,
-            None => self.lists[list].first = arrival.after,
-        }
-        match arrival.after {
-            Some(after) => self.slab[after as usize].before = arrival.before,
-            None => self.lists[list].last = arrival.before,
-        }
+        let offset = if arrival.is_standing { self.streams } else { 0 };
+        self.unlink(offset + arrival.stream as usize, arrival.before, arrival.after);
         arrival
+    }
+
+    #[inline]
+    fn unlink(&mut self, list: usize, before: Option<Id>, after: Option<Id>) {
+        match before {
+            Some(before) => self.slab[before as usize].after = after,
+            None => self.lists[list].first = after,
+        }
+        match after {
+            Some(after) => self.slab[after as usize].before = before,
+            None => self.lists[list].last = before,
+        }
     }
 
     /// The earliest deadline and its arrival.
     pub(crate) fn first_due(&self) -> Option<(Nanos, Id)> {
         let first = |list: &List| list.first.map(|id| (self.slab[id as usize].deadline, id));
-        self.lists.iter().filter_map(first).min()
+        self.lists[..self.streams].iter().filter_map(first).min()
+    }
+
+    /// Any arrival that has not ended.
+    pub(crate) fn any(&self) -> Option<Id> {
+        self.lists.iter().find_map(|list| list.first)
     }
 }
 

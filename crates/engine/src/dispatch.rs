@@ -5,12 +5,13 @@
 //! reported to the recorder exactly once, by [`Dispatcher::finish`].
 //!
 //! Submodules: `due` (arrivals that are due, and holding them back), `events` (connection events), `open` (opening and
-//! closing connections), `step` (what follows an answer), `time_out`, `notes`.
+//! closing connections), `standing` (exchanges that stay open), `step` (what follows an answer), `time_out`, `notes`.
 
 mod due;
 mod events;
 mod notes;
 mod open;
+mod standing;
 mod step;
 mod time_out;
 
@@ -18,6 +19,7 @@ use self::due::Hold;
 use self::events::Unread;
 use self::notes::Notebook;
 use self::open::Opening;
+use self::standing::Standings;
 use self::step::{request_of, values_of};
 use crate::arrival::{Arrival, Arrivals, Id, State};
 use crate::capture::Capturing;
@@ -95,6 +97,7 @@ pub(crate) struct Dispatcher<S: System> {
     /// The requests to send, if they are not part of the plan.
     feed: Option<Feeding>,
     hold: Hold,
+    standings: Standings,
     /// Work to start once a connection has reported all its events; empty otherwise.
     follow_ups: VecDeque<FollowUp>,
     buffers: Buffers,
@@ -131,6 +134,7 @@ impl<S: System> Dispatcher<S> {
             capture: shared.capture.as_ref().map(|capture| capture.begin(shared.workers)),
             feed: shared.feed.as_ref().and_then(|feed| feed.begin()),
             hold: Hold::new(shared.in_flight_max(worker)),
+            standings: Standings::new(&shared.plan),
             allowance: vec![0; sources.len()],
             shared,
             sources,
@@ -266,21 +270,27 @@ impl<S: System> Dispatcher<S> {
         let trace = shared.traces_left.load(Ordering::Relaxed) > 0
             && shared.traces_left.fetch_sub(1, Ordering::Relaxed) > 0;
         let request = request_of(shared, arrival);
+        let spec = &shared.plan.requests[arrival.exchange.request as usize];
         let outgoing = Outgoing {
             arrival: id,
             request,
             values: values_of(shared, arrival),
-            body_max: shared.plan.requests[arrival.exchange.request as usize]
-                .expect
-                .reads_body()
+            body_max: (spec.expect.reads_body() || spec.standing.is_some())
                 .then_some(shared.plan.body_max),
             target: arrival.target,
             spec: arrival.exchange.request,
             last: !shared.plan.connections.reuse || request.closes,
+            standing: spec.standing.as_ref(),
+            last_event: if spec.standing.is_some() {
+                self.standings.last_event(arrival)
+            } else {
+                &[]
+            },
             split_by: shared.plan.streams[arrival.stream as usize].split_by.as_deref(),
             capture: self.capture.as_ref().map(|capture| capture.body_max),
             trace,
         };
+        let stays_open = outgoing.standing.is_some();
         let connection = &mut self.connections[key];
         let buffers = (&mut self.buffers.out, &mut self.buffers.body);
         let scratch = &mut self.buffers.resources.scratch;
@@ -311,6 +321,10 @@ impl<S: System> Dispatcher<S> {
         if sent {
             arrival.sent(now);
             self.recorder.sent(arrival, now);
+        }
+        if stays_open {
+            // An idle socket has opened already.
+            self.flush_later(key);
         }
         true
     }
@@ -364,7 +378,7 @@ impl<S: System> Dispatcher<S> {
     /// Ends an arrival: reports it to the recorder, and to its user, who may then send again.
     /// `status` is that of a complete response.
     fn finish(&mut self, id: Id, ended_at: Nanos, status: Option<u16>, judgement: Judgement) {
-        let arrival = self.arrivals.remove(id);
+        let mut arrival = self.arrivals.remove(id);
         let connection = match arrival.exchange.state {
             State::OnConnection(key) => self.connections.get(key as usize).map(|own| own.serial),
             State::Waiting => None,
@@ -375,8 +389,17 @@ impl<S: System> Dispatcher<S> {
             capture.commit(&finished, &self.shared.requests[arrival.exchange.request as usize]);
         }
         self.last_end = self.last_end.max(ended_at);
+        let is_ok = judgement.outcome.is_ok();
         if let Some(user) = arrival.user {
-            self.sources[arrival.stream as usize].ended(user, ended_at);
+            let plan = &self.shared.plan;
+            let stream = arrival.stream as usize;
+            let pauses = plan.streams[stream].sockets.is_some() && !is_ok;
+            let pause = if pauses {
+                self.standings.ended(plan, &mut arrival, user, ended_at)
+            } else {
+                Nanos::ZERO
+            };
+            self.sources[stream].ended(user, ended_at, pause);
         }
     }
 
@@ -421,12 +444,12 @@ impl<S: System> Dispatcher<S> {
         let end = self.sources.iter().filter(|s| !s.is_over(now)).filter_map(Source::planned_end);
         let end = end.filter(|end| *end > now).min().unwrap_or(Nanos::MAX);
         let deadline = self.arrivals.first_due().map_or(Nanos::MAX, |(at, _)| at);
-        deadline.min(self.opening.next_check).min(end)
+        deadline.min(self.opening.next_check).min(end).min(self.standings.next_due())
     }
 
     /// Whether there is work that can proceed at once.
     pub(crate) fn has_work(&self) -> bool {
-        !self.unread.is_empty() || self.wants_to_open()
+        !self.unread.is_empty() || self.wants_to_open() || self.standings.has_work()
     }
 
     /// When the last arrival ended.

@@ -2,7 +2,7 @@
 //! interface.
 
 use crate::connection::{
-    Bodies, BodyBudget, Connection, Event, Excerpts, Offer, Outgoing, ReadResources,
+    Arrived, Bodies, BodyBudget, Connection, Event, Excerpts, Offer, Outgoing, ReadResources,
 };
 use crate::http2::frame::{HEAD_LEN, Head, kind};
 use crate::request::{Request, Style};
@@ -122,6 +122,8 @@ pub(crate) fn outgoing(request: &Request, arrival: u32, body_max: Option<u64>) -
         split_by: None,
         capture: None,
         trace: false,
+        standing: None,
+        last_event: &[],
     }
 }
 
@@ -141,6 +143,19 @@ pub(crate) fn show(event: &Event<'_>) -> String {
             format!("Failed {arrival} {:?} {:?}", failure.class, failure.fault)
         }
         Event::Returned { arrival, .. } => format!("Returned {arrival}"),
+        Event::Opened { arrival, status, .. } => format!("Opened {arrival} {status}"),
+        Event::Received { arrival, message, .. } => match message {
+            Arrived::Notification(result) => {
+                format!("Notified {arrival} {}", String::from_utf8_lossy(result))
+            }
+            Arrived::Unmatched => format!("Unmatched {arrival}"),
+            Arrived::Heartbeat => format!("Heartbeat {arrival}"),
+            Arrived::Event { id, data } => {
+                let id = id.map_or("-".into(), String::from_utf8_lossy);
+                format!("Event {arrival} {id} {}", String::from_utf8_lossy(data))
+            }
+        },
+        Event::Ponged { arrival } => format!("Ponged {arrival}"),
         Event::Stray { fault } => format!("Stray {fault:?}"),
         Event::Closed { failure, .. } => {
             format!("Closed {:?}", failure.as_ref().and_then(|failure| failure.fault))
@@ -229,4 +244,58 @@ pub fn http2(bytes: &[u8], segment: usize) -> Vec<String> {
     assert!(open.is_empty() && connection.is_idle(), "each exchange ends");
     assert_eq!(resources.bodies.budget.used(), 0, "each body is freed");
     events
+}
+
+/// What an HTTP/1.1 connection reports that has asked for events, when the server sends these bytes in segments
+/// and then closes the connection. Events have at most 200 bytes.
+///
+/// # Panics
+/// If the exchange does not end exactly once, if memory is not freed, or if the connection does not close.
+pub fn events(bytes: &[u8], segment: usize) -> Vec<String> {
+    const TEXT: &str =
+        "sockets = 1\nduration = \"1s\"\n[[target]]\nsse = \"http://h/\"\nnumbered = true\n";
+    thread_local!(static PLAN: Plan = {
+        let document = Document::new("plan.toml", TEXT);
+        let plan = Plan::read(&document, &Variables::default(), Path::new("."));
+        plan.unwrap_or_else(|problems| panic!("{problems}"))
+    });
+    let wire = Wire::new();
+    let offered = (None, Offer { protocol: Protocol::Http1, streams: 1 }, None);
+    let connection = Connection::new(wire.clone(), offered, (0, 0), (1, false), Nanos::ZERO);
+    let mut connection = connection.expect("without TLS, nothing can fail");
+    let bodies = Bodies { budget: BodyBudget::new(1 << 20), excerpts: Excerpts::default() };
+    let mut resources = ReadResources::new(1 << 10, bodies);
+    let mut seen = Vec::new();
+    let mut run = |connection: &mut Connection<Wire>, mut ready: Readiness| {
+        while let Some(event) = connection.next(&mut ready, &mut usize::MAX.clone(), &mut resources)
+        {
+            seen.push(show(&event));
+            if matches!(event, Event::Closed { .. }) {
+                return true;
+            }
+        }
+        false
+    };
+    run(&mut connection, Readiness { writable: true, ..Readiness::NONE });
+    PLAN.with(|plan| {
+        let request = Request::compile(&plan.requests[0], 0, Style::of(plan));
+        let standing = plan.requests[0].standing.as_ref();
+        let outgoing = Outgoing { standing, ..outgoing(&request, 7, Some(200)) };
+        connection.start(outgoing, (&mut Vec::new(), &mut Vec::new()), &mut []);
+    });
+    let readable = Readiness { readable: true, ..Readiness::NONE };
+    let mut has_closed = false;
+    for part in bytes.chunks(segment.max(1)) {
+        wire.0.borrow_mut().arrived.push_back(part.to_vec());
+        while !has_closed && !wire.0.borrow().arrived.is_empty() {
+            has_closed = run(&mut connection, readable);
+        }
+    }
+    wire.0.borrow_mut().has_ended = true;
+    let has_closed = has_closed || run(&mut connection, readable);
+    assert!(has_closed && connection.is_idle(), "the connection closes: {seen:?}");
+    assert_eq!(resources.bodies.budget.used(), 0, "each event is freed");
+    let is_end = |event: &&String| event.starts_with("Failed 7") || event.starts_with("Answered 7");
+    assert_eq!(seen.iter().filter(is_end).count(), 1, "the exchange ends once: {seen:?}");
+    seen
 }

@@ -10,10 +10,12 @@
 //! - `worker`: the event loop of one thread; `wake`: decides when it sleeps and when it spins
 //! - `dispatch`: takes arrivals from due to their end
 //! - `source`: due arrivals, from the open model's pacers or the closed model's users
+//! - `standing`: exchanges that stay open, and how their messages are compared
 //! - `arrival`: arrivals in flight, by deadline
 //! - `pool`: the connections to one origin, and the arrivals waiting for one
 //! - `connection`: the protocol interface (a connection's capacity and events); beneath it
 //!   `transport` (TLS), [`http1`] (the response parser) and `http2` (frames and header compression)
+//! - `events`: event streams, without I/O
 //! - `request`: requests as bytes; `judge`: checks an answer against its expectation; `gzip`: bodies
 //! - `recorder`: counts arrivals; `sampling`: samples of them, for a recording thread; `capture`: their
 //!   results, for a caller that wants answers too
@@ -29,6 +31,7 @@ mod connection;
 mod control;
 mod dispatch;
 mod errors;
+mod events;
 mod feed;
 pub mod fuzz;
 mod gzip;
@@ -44,6 +47,7 @@ mod sampling;
 #[cfg(test)]
 mod simulation;
 mod source;
+mod standing;
 mod system;
 mod threads;
 mod tls;

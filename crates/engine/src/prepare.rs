@@ -14,7 +14,7 @@ use crate::threads::{NO_THREADS, WorkerThreads};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 use plimsoll_measure::{Clock, Snapshot, WallClock};
-use plimsoll_plan::{Load, Origin, Part, Plan, RequestSpec, SHARDS, Schedules, Scheme, Shards};
+use plimsoll_plan::{Http2Rules, Load, Origin, Part, Plan, RequestSpec, SHARDS, Schedules, Shards};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
@@ -108,7 +108,7 @@ impl Shared {
             origins.iter().enumerate().map(|(place, origin)| (origin, place)).collect();
         let style = Style::of(plan);
         let compile = |(number, spec): (u32, &RequestSpec)| {
-            let mut request = Request::compile(spec, places[&spec.url.origin()], style);
+            let mut request = Request::compile(spec, places[&spec.origin()], style);
             request.number = Some(number);
             request
         };
@@ -135,8 +135,12 @@ impl Shared {
     }
 
     /// A worker's limits per origin.
-    pub(crate) fn limits(&self, worker: usize, scheme: Scheme) -> Limits {
+    pub(crate) fn limits(&self, worker: usize, origin: &Origin) -> Limits {
         let rules = &self.plan.connections;
+        let scheme = origin.scheme;
+        if origin.stays_open {
+            return self.limits_of_standing(worker, origin);
+        }
         let (connections, streams) = match rules {
             _ if scheme.is_websocket() => (rules.websocket.connections, rules.websocket.calls),
             _ => (rules.http2.connections, rules.http2.streams),
@@ -144,6 +148,26 @@ impl Shared {
         Limits {
             http1: self.part(rules.max, worker),
             shared: self.part(connections, worker),
+            in_flight: self.in_flight_max(worker),
+            offer: Offer {
+                protocol: self.plan.protocol,
+                streams: u32::try_from(streams).unwrap_or(u32::MAX),
+            },
+        }
+    }
+
+    /// A worker's limits for exchanges that stay open: enough for its users, whose number per worker varies.
+    fn limits_of_standing(&self, worker: usize, origin: &Origin) -> Limits {
+        let sockets = self.plan.sockets_to(origin);
+        let Http2Rules { connections, streams } = self.plan.connections.http2;
+        let (shared, streams) = if origin.scheme.is_websocket() {
+            (sockets, 1)
+        } else {
+            (connections.max(sockets.div_ceil(streams)), streams)
+        };
+        Limits {
+            http1: sockets as usize,
+            shared: shared as usize,
             in_flight: self.in_flight_max(worker),
             offer: Offer {
                 protocol: self.plan.protocol,
@@ -169,6 +193,8 @@ const HELD_MAX: u64 = 256 << 20;
 const RATE_PER_WORKER: f64 = 10_000.0;
 /// The same for closed-model users.
 const USERS_PER_WORKER: f64 = 32.0;
+/// The same for exchanges that stay open and receive a message now and then.
+const SOCKETS_PER_WORKER: f64 = 10_000.0;
 /// Descriptors that are not connections: standard streams, files and the metrics listener, and for
 /// each worker its epoll, timer and waker.
 const OTHER_DESCRIPTORS: u64 = 16;
@@ -226,7 +252,7 @@ impl Prepared {
         for worker in 0..workers {
             let pools = origins.iter().zip(&starts).zip(&names).enumerate();
             let pools = pools.map(|(slot, ((origin, tls), name))| {
-                let limits = shared.limits(worker, origin.scheme);
+                let limits = shared.limits(worker, origin);
                 let mut pool =
                     Pool::new(origin.clone(), slot, tls.clone(), Name::Resolving, limits);
                 pool.opening = openings[slot].clone();
@@ -330,6 +356,9 @@ fn worker_count(plan: &Plan, part: &Part, asked: usize, cpus: usize) -> usize {
         .map(|(stream, shards)| {
             share(shards)
                 * match &stream.load {
+                    Load::Closed { profile, .. } if stream.sockets.is_some() => {
+                        profile.max() / SOCKETS_PER_WORKER
+                    }
                     Load::Open { profile, .. } => profile.max() / RATE_PER_WORKER,
                     Load::Closed { profile, .. } => profile.max() / USERS_PER_WORKER,
                 }
@@ -350,13 +379,13 @@ fn worker_count(plan: &Plan, part: &Part, asked: usize, cpus: usize) -> usize {
 fn connections_needed(plan: &Plan) -> u64 {
     let needed = plan.streams.iter().map(|stream| {
         let first = &plan.targets[stream.targets.start].requests.start;
-        let (_, each) = plan.connection_limit(plan.requests[*first].url.scheme);
+        let (_, each) = plan.connection_limit(&plan.requests[*first].origin());
         match &stream.load {
             Load::Open { .. } => 1,
             Load::Closed { profile, .. } => (profile.max().ceil() as u64).div_ceil(each),
         }
     });
-    let most = plan.origins().into_iter().map(|origin| plan.connection_limit(origin.scheme).0);
+    let most = plan.origins().into_iter().map(|origin| plan.connection_limit(&origin).0);
     needed.sum::<u64>().min(most.sum())
 }
 

@@ -7,7 +7,7 @@ use crate::arrival::Arrival;
 use crate::judge::Judgement;
 use crate::sampling::Sampling;
 use plimsoll_measure::samples::{Kind, Sample};
-use plimsoll_measure::{Nanos, Requests, RpcCounts, Snapshot, SplitValue};
+use plimsoll_measure::{MessageCounts, Nanos, Order, Requests, RpcCounts, Snapshot, SplitValue};
 
 /// An arrival that has ended.
 pub(crate) struct Finished<'a> {
@@ -64,6 +64,69 @@ impl Recorder {
         }
     }
 
+    /// Counts an exchange that stays open and has opened; whether it replaces an earlier one.
+    pub(crate) fn opened(&mut self, arrival: &Arrival, reopened: bool, now: Nanos) {
+        let messages = self.messages(arrival.target);
+        messages.opened += 1;
+        messages.reopened += u64::from(reopened);
+        messages.opening.record(now - arrival.scheduled_at);
+        self.last_answer[arrival.stream as usize] = now;
+    }
+
+    /// Counts a message: its place and size, whether it is the first of its exchange, the time since the
+    /// opening or the message before, when it was read and its own timestamp, and the time since the first
+    /// receipt.
+    #[inline]
+    pub(crate) fn received(
+        &mut self,
+        target: u32,
+        (order, bytes): (Order, u64),
+        (is_first, since): (bool, Nanos),
+        (stamp, spread): (Option<(Nanos, Nanos)>, Option<Nanos>),
+    ) {
+        let messages = self.messages(target);
+        messages.count(order, bytes);
+        if is_first { &mut messages.first } else { &mut messages.interval }.record(since);
+        // A repetition is late by intention.
+        if order == Order::Duplicate {
+            return;
+        }
+        if let Some((read_at, unix)) = stamp {
+            messages.count_lag(read_at, unix);
+        }
+        if let Some(spread) = spread {
+            messages.spread.record(spread);
+        }
+    }
+
+    /// Counts a message that belongs to no subscription.
+    pub(crate) fn unmatched(&mut self, target: u32, bytes: u64) {
+        self.messages(target).count_unmatched(bytes);
+    }
+
+    /// Counts a silence that is longer than the plan allows.
+    pub(crate) fn silent(&mut self, target: u32) {
+        self.messages(target).silences += 1;
+    }
+
+    /// Counts a comment in an event stream.
+    pub(crate) fn heartbeat(&mut self, target: u32) {
+        self.messages(target).heartbeats += 1;
+    }
+
+    pub(crate) fn pinged(&mut self, target: u32) {
+        self.messages(target).pings += 1;
+    }
+
+    pub(crate) fn ponged(&mut self, target: u32, took: Nanos) {
+        self.messages(target).pong.record(took);
+    }
+
+    #[inline]
+    fn messages(&mut self, target: u32) -> &mut MessageCounts {
+        self.counts.stats[target as usize].messages_mut()
+    }
+
     /// The counts for JSON-RPC answers to an arrival.
     pub(crate) fn rpc(&mut self, warm: bool) -> &mut RpcCounts {
         if warm { &mut self.warm_rpc } else { &mut self.counts.rpc }
@@ -97,11 +160,17 @@ impl Recorder {
         {
             self.counts.samples_dropped += sampling.push(sample(finished));
         }
-        let latency = finished.ended_at - arrival.scheduled_at;
+        // Of what stays open, the latency is that of its opening.
+        let opened_at = arrival.held.as_ref().map(|held| held.opened_at);
+        let latency = opened_at.unwrap_or(finished.ended_at) - arrival.scheduled_at;
         let stats = &mut self.counts.stats[arrival.target as usize];
         count_outcome(&mut stats.requests, sent_at.is_some(), outcome.is_ok());
         stats.bytes_in += arrival.bytes_in;
         stats.bytes_out += arrival.bytes_out;
+        if opened_at.is_some() {
+            let messages = stats.messages_mut();
+            *(if outcome.is_ok() { &mut messages.kept } else { &mut messages.dropped }) += 1;
+        }
         match (outcome, sent_at) {
             (Ok(()), Some(_)) => {
                 stats.latency_ok.record(latency);
@@ -132,6 +201,7 @@ impl Recorder {
 #[inline]
 fn sample(finished: &Finished<'_>) -> Sample {
     let Finished { arrival, ended_at, status, judgement, connection } = *finished;
+    let ended_at = arrival.held.as_ref().map_or(ended_at, |held| held.opened_at);
     let lag = arrival.dispatched_at - arrival.scheduled_at;
     let wait = arrival.wait(ended_at);
     let exchange = &arrival.exchange;

@@ -319,7 +319,7 @@ fn id_in(body: &[u8]) -> Option<Range<usize>> {
 
 /// What opens WebSocket connections to an origin; `None` for HTTP.
 pub(crate) fn opening_of(plan: &Plan, origin: &Origin) -> Option<Arc<Opening>> {
-    let spec = plan.requests.iter().find(|spec| spec.url.origin() == *origin)?;
+    let spec = plan.requests.iter().find(|spec| spec.origin() == *origin)?;
     spec.url.scheme.is_websocket().then(|| {
         let values = Values { seq: 0, key: plimsoll_measure::rng::Key::new(0) };
         let mut head = b"GET ".to_vec();

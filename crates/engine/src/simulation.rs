@@ -15,6 +15,7 @@ pub(crate) mod http2;
 mod net;
 mod peer;
 mod script;
+mod standing;
 mod system;
 
 use crate::capture::{Capture, CapturedBlock};
@@ -22,14 +23,14 @@ use crate::control::{Assignments, Control};
 use crate::dispatch::Dispatcher;
 use crate::pool::{Name, Pool};
 use crate::prepare::{Shared, Spin};
-use crate::request::tls_start;
+use crate::request::{opening_of, tls_start};
 use crate::running::{Reporter, Running, Started};
 use crate::sampling::{Recorded, SampleSink, Sampling};
 use crate::source::Source;
 use crate::worker::Worker;
 use net::Seen;
 use plimsoll_measure::{
-    ErrorClass, Fault, HostSample, Nanos, RunFacts, Sample, Side, Snapshot, WallClock,
+    ErrorClass, Fault, HostSample, Nanos, RunFacts, Sample, Side, Snapshot, Stats, WallClock,
 };
 use plimsoll_plan::{Load, Part, Plan, Protocol, Shards, TimeoutFrom};
 use plimsoll_report::{Fold, Summary};
@@ -40,6 +41,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use system::SimSystem;
+
+/// The time of day at which simulated runs start.
+const STARTED_AT_UNIX: Nanos = Nanos::from_secs(1_700_000_000);
 
 /// A small read buffer, so that short answers exercise what takes long answers in production.
 const READ_MAX: usize = 8 << 10;
@@ -76,8 +80,9 @@ fn run(mut script: Script) -> Outcome {
     let shared = Arc::new(shared);
     let pools = origins.iter().enumerate().map(|(slot, origin)| {
         let tls = tls_start(&plan, shared.tls.as_ref(), origin).unwrap();
-        let limits = shared.limits(0, origin.scheme);
+        let limits = shared.limits(0, origin);
         let mut pool = Pool::new(origin.clone(), slot, tls, Name::Resolving, limits);
+        pool.opening = opening_of(&plan, origin);
         let known = match origin.host.parse::<std::net::IpAddr>() {
             Ok(ip) => vec![(ip, origin.port).into()],
             Err(_) => world.lookup(&origin.host).unwrap(),
@@ -149,6 +154,7 @@ fn failed_checks(outcome: &Outcome) -> Vec<String> {
     outcome.seconds.iter().for_each(|second| total.append(second));
     total.assert_complete();
     let mut sampled = sampled(&outcome.samples, &script.plan);
+    sampled.stats = recorded(&sampled, script.kind);
     // A request that was repeated is not an error of its arrival.
     for repeated in [Fault::StaleRetried, Fault::GoawayMoved] {
         sampled.faults.add(repeated, total.faults.get(repeated));
@@ -164,7 +170,10 @@ fn failed_checks(outcome: &Outcome) -> Vec<String> {
             failed_checks.push(what);
         }
     };
-    check(sampled.stats == total.stats, "the samples differ from the counts".into());
+    check(sampled.stats == recorded(&total, script.kind), "the samples differ".into());
+    for wrong in wrong_messages(outcome, &total) {
+        check(false, wrong);
+    }
     check(sampled.status == total.status, "statuses of the samples differ".into());
     // Connections that carry no request have faults, too.
     let has = |(fault, n): (Fault, u64)| n <= total.faults.get(fault);
@@ -243,6 +252,55 @@ fn failed_checks(outcome: &Outcome) -> Vec<String> {
         check(false, blame);
     }
     failed_checks
+}
+
+/// The counts that samples have: not those of messages, and no service times where there is no status.
+fn recorded(total: &Snapshot, kind: Kind) -> Vec<Stats> {
+    let mut stats = total.stats.clone();
+    for own in &mut stats {
+        own.messages = None;
+        if kind.stays_open() {
+            (own.service_time_ok, own.service_time_failed) = Default::default();
+        }
+    }
+    stats
+}
+
+/// What is wrong with the counts of what stays open.
+fn wrong_messages(outcome: &Outcome, total: &Snapshot) -> Vec<String> {
+    let kind = outcome.script.kind;
+    if !kind.stays_open() {
+        return Vec::new();
+    }
+    let stats = &total.stats[0];
+    let messages = stats.messages.as_deref().cloned().unwrap_or_default();
+    let users = outcome.script.plan.streams[0].users();
+    let users = users.map_or(0, |users| users.of(&Shards::all()).len() as u64);
+    let mut wrong = Vec::new();
+    let mut check = |holds: bool, what: &str| {
+        if !holds {
+            wrong.push(format!("{what}: {messages:?}"));
+        }
+    };
+    let irregular = messages.gaps + messages.duplicates + messages.reordered + messages.replaced;
+    match kind {
+        Kind::Idle | Kind::Subscribed | Kind::Events => {
+            check(messages.opened == users && messages.kept == users, "all stay open");
+            check(irregular + messages.unmatched == 0, "all in order");
+            check(messages.silences == 0, "none silent");
+            let pongs = messages.pong.count();
+            check(pongs == messages.pings || kind == Kind::Events, "each ping is answered");
+            check(messages.received > 0 || kind == Kind::Idle, "some messages");
+        }
+        Kind::SubscribedOdd | Kind::EventsOdd => {
+            check(messages.kept == users, "all stay open");
+            let odd = irregular + messages.unmatched + messages.silences;
+            check(odd > 0 && odd <= 2 * users, "one irregularity in each, or two");
+        }
+        // Those that open are closed again and again, each time after a longer pause.
+        _ => check(stats.requests.failed + stats.requests.unsent >= users, "all fail"),
+    }
+    wrong
 }
 
 /// Whether faults are counted for the classes that are too coarse.
@@ -360,7 +418,7 @@ fn run_seeds(from: u64, to: u64) -> Vec<(u64, Kind, Vec<String>)> {
 }
 
 /// Number of seeds in a normal test run.
-const SEEDS: u64 = script::HTTP2 + 420;
+const SEEDS: u64 = script::STANDING + 300;
 
 #[test]
 fn the_side_at_fault_is_blamed() {

@@ -127,11 +127,11 @@ impl Source {
         }
     }
 
-    /// Records that a user's arrival has ended.
+    /// Records that a user's arrival has ended; the next one is due after the think time and this pause.
     #[inline]
-    pub(crate) fn ended(&mut self, user: u32, now: Nanos) {
+    pub(crate) fn ended(&mut self, user: u32, now: Nanos, pause: Nanos) {
         if let Source::Closed(closed) = self {
-            closed.ended(user, now);
+            closed.ended(user, now, pause);
         }
     }
 
@@ -278,7 +278,8 @@ impl ClosedModel {
         profile: &Profile,
         think_time: Nanos,
     ) -> ClosedModel {
-        let warms_up = stream.start == Nanos::ZERO;
+        // What stays open is opened once.
+        let warms_up = stream.start == Nanos::ZERO && stream.sockets.is_none();
         let start = if warms_up { Nanos::ZERO } else { plan.warmup + stream.start };
         let users = stream.users().expect("a closed stream has users");
         let mut closed = ClosedModel {
@@ -380,9 +381,9 @@ impl ClosedModel {
     }
 
     #[inline]
-    fn ended(&mut self, user: u32, now: Nanos) {
+    fn ended(&mut self, user: u32, now: Nanos, pause: Nanos) {
         self.busy -= 1;
         self.last_end = self.last_end.max(now);
-        self.schedule(user, now + self.think_time);
+        self.schedule(user, now + self.think_time + pause);
     }
 }

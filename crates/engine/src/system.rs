@@ -80,6 +80,10 @@ pub(crate) trait System {
     /// The run's clock.
     fn now(&self) -> Nanos;
 
+    /// The time of day when the run's clock read zero, since 1970. The host's clock may be set during the run;
+    /// this does not follow.
+    fn started_at_unix(&self) -> Nanos;
+
     /// Starts connecting; the poll reports the socket as `token`.
     fn connect(&mut self, route: Route, token: usize) -> io::Result<Self::Socket>;
 

@@ -110,6 +110,7 @@ impl<S: System> Worker<S> {
         self.ready = ready;
         self.dispatcher.open_needed();
         self.dispatcher.time_out_due(seen, now);
+        self.dispatcher.tend_standing(seen, now);
         self.dispatcher.check_attempts(seen);
         while now >= self.next_tick {
             self.tick();

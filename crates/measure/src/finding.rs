@@ -65,6 +65,8 @@ listed! {
         TargetErrors = "target_errors",
         /// The target answered with JSON-RPC errors.
         TargetRpcErrors = "target_rpc_errors",
+        /// Messages of what stays open were missing, repeated or out of order, or failed to come.
+        TargetMessages = "target_messages",
         /// The target did not answer in time.
         TargetStalled = "target_stalled",
         /// The target slowed down until every connection was in use.

@@ -42,7 +42,8 @@ pub use names::{ErrorClass, Fault, Listed, OpenReason, Side, Tally};
 pub use samples::Sample;
 pub use scrape::Scraped;
 pub use snapshot::{
-    Connections, Imbalance, OriginCounts, Requests, RpcCounts, ServiceSum, Snapshot, SplitCounts,
-    SplitValue, Stats, StatusCounts, StreamCounts, StreamLimits, Window, WorkerTime,
+    Connections, Imbalance, MessageCounts, Order, OriginCounts, Requests, RpcCounts, ServiceSum,
+    Snapshot, SplitCounts, SplitValue, Stats, StatusCounts, StreamCounts, StreamLimits, Window,
+    WorkerTime,
 };
 pub use units::Nanos;

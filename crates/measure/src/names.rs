@@ -220,6 +220,18 @@ listed! {
         UnknownAnswer = "WebSocket message that answers no call",
         /// A notification without a subscription: not an error.
         Notification = "notification without a subscription",
+        /// The target confirmed a subscription without an id that notifications could have.
+        BadSubscription = "subscription without a usable id",
+        /// The target did not answer a ping before the next one was due.
+        PingTimeout = "ping not answered before the next one",
+        /// Neither an event nor a comment came for longer than the plan allows, so that this side ended the stream.
+        SilentStream = "event stream silent for too long",
+        /// The answer to a request for events is not an event stream.
+        NotEventStream = "not an event stream",
+        /// The target ended an event stream.
+        StreamEnded = "event stream ended by the target",
+        /// A field of an event is longer than the plan allows.
+        EventTooLong = "event longer than max_body",
         /// The target did not read from a connection, so that a call was sent on another one: not an error.
         UnreadMoved = "call moved from a connection that the target did not read",
     }

@@ -8,9 +8,11 @@
 //! There are two sums: [`Snapshot::join`] adds another worker's counts of the same second,
 //! [`Snapshot::append`] adds the next second. They differ only in gauges.
 //!
-//! Submodules: `identity` ([`Imbalance`]), `stream` ([`StreamCounts`]), `origin` ([`OriginCounts`]), `split` ([`SplitCounts`]).
+//! Submodules: `identity` ([`Imbalance`]), `stream` ([`StreamCounts`]), `origin` ([`OriginCounts`]), `split` ([`SplitCounts`]),
+//! `messages` ([`MessageCounts`]: exchanges that stay open).
 
 mod identity;
+mod messages;
 mod origin;
 mod split;
 mod stream;
@@ -19,6 +21,7 @@ use crate::names::{ErrorClass, Fault, OpenReason, Tally};
 use crate::{Histogram, HostSample, Nanos, Note, Scraped, Usage};
 pub use identity::Imbalance;
 use identity::{equal, sum};
+pub use messages::{MessageCounts, Order};
 pub use origin::{OriginCounts, ServiceSum, StreamLimits};
 pub use split::{SplitCounts, SplitValue};
 pub use stream::{StreamCounts, Window};
@@ -85,6 +88,8 @@ pub struct Stats {
     pub bytes_in: u64,
     /// Bytes written, including heads.
     pub bytes_out: u64,
+    /// Of exchanges that stay open, if there are any.
+    pub messages: Option<Box<MessageCounts>>,
 }
 
 impl Stats {
@@ -98,6 +103,15 @@ impl Stats {
         self.errors.merge(&other.errors);
         self.bytes_in += other.bytes_in;
         self.bytes_out += other.bytes_out;
+        if let Some(messages) = &other.messages {
+            self.messages_mut().merge(messages);
+        }
+    }
+
+    /// The counts of exchanges that stay open.
+    #[inline]
+    pub fn messages_mut(&mut self) -> &mut MessageCounts {
+        self.messages.get_or_insert_default()
     }
 
     /// Resets all counts and keeps the allocations.
@@ -109,6 +123,7 @@ impl Stats {
         self.service_time_failed.clear();
         self.errors.clear();
         (self.bytes_in, self.bytes_out) = (0, 0);
+        self.messages.iter_mut().for_each(|messages| messages.clear());
     }
 
     /// Latency of all arrivals.
@@ -140,7 +155,11 @@ impl Stats {
         equal("each other has a latency", count(&self.latency_failed), others)?;
         equal("each ok has a service time", count(&self.service_time_ok), Some(own.ok))?;
         let answered = self.service_time_failed.count().min(own.failed);
-        equal("a service time needs a response", count(&self.service_time_failed), Some(answered))
+        equal("a service time needs a response", count(&self.service_time_failed), Some(answered))?;
+        match &self.messages {
+            Some(messages) => messages.check_identities(own.ok, own.failed),
+            None => Ok(()),
+        }
     }
 
     /// Checks the accounting identities.
@@ -483,6 +502,7 @@ impl Snapshot {
         let dispatched: u64 = self.streams.iter().map(|stream| stream.dispatched).sum();
         let ended: u64 = self.stats.iter().map(|stats| stats.requests.scheduled).sum();
         assert_eq!(dispatched, ended, "each dispatched arrival has ended");
+        self.stats.iter().flat_map(|own| &own.messages).for_each(|own| own.assert_complete());
     }
 }
 

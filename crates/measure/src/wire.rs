@@ -9,6 +9,7 @@
 mod edges;
 mod host;
 mod load;
+mod messages;
 mod read;
 mod scrapes;
 mod seal;
@@ -23,6 +24,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 pub use edges::{Header, end_line};
 use host::HostLine;
 use load::{OriginLine, StreamLine};
+use messages::MessagesLine;
 pub use read::{ReadError, Reader, Reading, read};
 use scrapes::ScrapeLine;
 use seal::seal;
@@ -119,6 +121,9 @@ struct StatsLine {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     errors: BTreeMap<String, u64>,
     bytes: BytesLine,
+    /// Of exchanges that stay open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    messages: Option<MessagesLine>,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -249,7 +254,10 @@ impl Line {
         let names = &header.names;
         assert_eq!(snapshot.stats.len(), names.len(), "a name for each of the stats");
         assert!(snapshot.scrapes.len() <= header.scrapes.len(), "a name for each scrape");
-        let seen = |stats: &Stats| stats.requests.scheduled > 0 || stats.bytes_out > 0;
+        let seen = |stats: &Stats| {
+            let has_messages = stats.messages.as_ref().is_some_and(|own| !own.is_empty());
+            stats.requests.scheduled > 0 || stats.bytes_out > 0 || has_messages
+        };
         Line {
             t_ns: snapshot.t.0,
             streams: named(&header.streams, snapshot.streams.iter().map(StreamLine::from)),
@@ -311,7 +319,7 @@ impl Line {
             snapshot.streams[index_of(&name, &header.streams)?] = line.into_counts()?;
         }
         for (name, line) in self.stats {
-            snapshot.stats[index_of(&name, &header.names)?] = line.into_stats()?;
+            snapshot.stats[index_of(&name, &header.names)?] = line.into_stats(ignored)?;
         }
         for (name, line) in self.origins {
             snapshot.origins[index_of(&name, &header.origins)?] = line.into_counts();
@@ -391,10 +399,15 @@ impl StatsLine {
             unsent: stats.requests.unsent,
             errors: tally_to_map(&stats.errors),
             bytes: BytesLine { incoming: stats.bytes_in, out: stats.bytes_out },
+            messages: stats
+                .messages
+                .as_ref()
+                .filter(|own| !own.is_empty())
+                .map(|own| MessagesLine::from(own)),
         }
     }
 
-    fn into_stats(self) -> Result<Stats, Unreadable> {
+    fn into_stats(self, ignored: &mut Ignored) -> Result<Stats, Unreadable> {
         let (ok, failed, unsent) = (self.ok.n, self.failed.n, self.unsent);
         Ok(Stats {
             requests: Requests {
@@ -411,6 +424,10 @@ impl StatsLine {
             errors: errors_from_map(self.errors)?,
             bytes_in: self.bytes.incoming,
             bytes_out: self.bytes.out,
+            messages: match self.messages {
+                Some(line) => Some(Box::new(line.into_counts(ignored)?)),
+                None => None,
+            },
         })
     }
 }

@@ -1,7 +1,7 @@
 //! Describes a plan as text.
 
-use crate::stream::{Arrivals, End, Load, Stream};
-use crate::{Body, Expect, Plan, RequestSpec, RpcExpect, Stage, Target, TimeoutFrom};
+use crate::stream::{Arrivals, End, Load, Sockets, Stream};
+use crate::{Body, Expect, Plan, RequestSpec, RpcExpect, Stage, Standing, Target, TimeoutFrom};
 use crate::{Http2Rules, Protocol, WebSocketRules};
 use plimsoll_config::values::{show_duration, show_rate};
 use plimsoll_config::{REDACTED, nearest};
@@ -15,7 +15,9 @@ impl Plan {
     pub fn describe(&self) -> String {
         let mut out = format!("{}:", self.name);
         let requests = self.planned_requests().map(|n| format!(" {}", counted(n, "request")));
-        out += requests.as_deref().unwrap_or(" as many requests as the users send");
+        let only_sockets = self.streams.iter().all(|stream| stream.sockets.is_some());
+        let users = if only_sockets { "" } else { " as many requests as the users send" };
+        out += requests.as_deref().unwrap_or(users);
         if let Some(end) = self.planned_end() {
             write!(out, " in {}", exact(end - self.warmup)).expect("writing to memory");
         }
@@ -44,6 +46,7 @@ impl Plan {
             writeln!(out, "  scrapes {url} every second as {name}").expect("writing to memory");
         }
         let max = match self.protocol {
+            _ if only_sockets => "as many connections as sockets".into(),
             _ if self.requests.iter().all(|own| own.url.scheme.is_websocket()) => {
                 self.describe_websocket()
             }
@@ -154,6 +157,9 @@ impl Plan {
             start => format!("starting at {}, ", exact(start)),
         };
         let how = match &stream.load {
+            _ if let Some(sockets) = &stream.sockets => {
+                describe_sockets(sockets, self.sends_pings(stream))
+            }
             Load::Open { arrivals: Arrivals::Constant, .. } => "evenly spaced".into(),
             Load::Open { arrivals: Arrivals::Poisson, .. } => "Poisson arrivals".into(),
             Load::Closed { think_time: Nanos::ZERO, .. } => "each without think time".into(),
@@ -258,7 +264,19 @@ fn unknown_method(method: &str) -> String {
 /// A stream's rate or number of users at an instant after its start.
 fn show_value(stream: &Stream, at: Nanos) -> String {
     let (Load::Open { profile, .. } | Load::Closed { profile, .. }) = &stream.load;
-    stream.show(profile.value(at))
+    let value = if stream.sockets.is_some() { profile.max() } else { profile.value(at) };
+    stream.show(value)
+}
+
+fn describe_sockets(sockets: &Sockets, sends_pings: bool) -> String {
+    let Sockets { per_second, ping, silence } = sockets;
+    let ping = match *ping {
+        _ if !sends_pings => String::new(),
+        Nanos::ZERO => " and never pinged".into(),
+        ping => format!(" and pinged every {}", exact(ping)),
+    };
+    let silence = silence.map(|span| format!(", silent after {}", exact(span)));
+    format!("opened at {}{ping}{}", grouped_rate(*per_second), silence.unwrap_or_default())
 }
 
 impl Stream {
@@ -266,6 +284,9 @@ impl Stream {
     fn show(&self, value: f64) -> String {
         match self.load {
             Load::Open { .. } => grouped_rate(value),
+            Load::Closed { .. } if self.sockets.is_some() => {
+                counted(value.round() as u64, "socket")
+            }
             Load::Closed { .. } => users(value),
         }
     }
@@ -314,6 +335,17 @@ fn describe_target(target: &Target, requests: &[RequestSpec], share: f64) -> Str
         ", each with its own expectation".into()
     };
     let (name, method, url) = (&target.name, &first.method, &first.url_shown);
+    if let Some(standing) = &first.standing {
+        let what = match standing {
+            Standing::Socket => format!("WebSocket {url}, idle"),
+            Standing::Subscription { shown, .. } => {
+                format!("WebSocket {url}, subscribes with {shown}")
+            }
+            Standing::Events { numbered: true } => format!("event stream {url}, numbered"),
+            Standing::Events { numbered: false } => format!("event stream {url}"),
+        };
+        return format!("    {percent:>5} %  {name}: {what}");
+    }
     format!("    {percent:>5} %  {name}: {method} {url}{body}{others}{expects}")
 }
 

@@ -8,11 +8,12 @@ mod load;
 mod objective;
 mod request;
 mod scrape;
+mod sockets;
 mod spec;
 
 use crate::objective::{STREAM, TARGET};
 use crate::target_file::RequestText;
-use crate::{Objective, Origin, RequestSpec, Scheme, Stream, Target};
+use crate::{Objective, Origin, RequestSpec, Standing, Stream, Target};
 use connections::read_connections;
 pub use connections::{ConnectionRules, Http2Rules, Protocol, WebSocketRules};
 use file::Files;
@@ -140,7 +141,7 @@ const CONNECTIONS_MAX: u64 = 10_000_000;
 
 impl Plan {
     /// The top-level keys of a plan.
-    pub const KEYS: [&str; 29] = [
+    pub const KEYS: [&str; 33] = [
         "agents",
         "arrivals",
         "connections",
@@ -153,12 +154,16 @@ impl Plan {
         "max_in_flight",
         "name",
         "objective",
+        "per_second",
+        "ping",
         "protocol",
         "rate",
         "redirects",
         "requests",
         "scrape",
         "seed",
+        "silence",
+        "sockets",
         "split_by",
         "stages",
         "start",
@@ -244,7 +249,7 @@ impl Plan {
         let mut origins: Vec<Origin> = Vec::new();
         let mut seen = HashSet::new();
         for request in &self.requests {
-            let origin = request.url.origin();
+            let origin = request.origin();
             if seen.insert(origin.clone()) {
                 origins.push(origin);
             }
@@ -271,18 +276,41 @@ impl Plan {
 
     /// The maximum number of simultaneous connections to one host and port, and how many requests each
     /// carries at a time; those of HTTP/1.1 unless HTTP/2 is certain.
-    pub fn connection_limit(&self, scheme: Scheme) -> (u64, u64) {
+    pub fn connection_limit(&self, origin: &Origin) -> (u64, u64) {
         let ConnectionRules { max, http2, websocket, .. } = &self.connections;
+        let is_http2 = self.protocol == Protocol::Http2 && !origin.scheme.is_websocket();
         match self.protocol {
-            _ if scheme.is_websocket() => (websocket.connections, websocket.calls),
+            _ if origin.stays_open && is_http2 => {
+                let needed = self.sockets_to(origin).div_ceil(http2.streams);
+                (http2.connections.max(needed), http2.streams)
+            }
+            _ if origin.stays_open => (self.sockets_to(origin), 1),
+            _ if origin.scheme.is_websocket() => (websocket.connections, websocket.calls),
             Protocol::Auto | Protocol::Http1 => (*max, 1),
             Protocol::Http2 => (http2.connections, http2.streams),
         }
     }
 
-    /// Whether requests are calls over WebSocket.
+    /// The most exchanges that stay open to an origin at a time.
+    pub fn sockets_to(&self, origin: &Origin) -> u64 {
+        let goes_there = |stream: &&Stream| {
+            let targets = &self.targets[stream.targets.clone()];
+            let mut specs = targets.iter().flat_map(|own| &self.requests[own.requests.clone()]);
+            stream.sockets.is_some() && specs.any(|spec| spec.origin() == *origin)
+        };
+        self.streams.iter().filter(goes_there).map(|stream| load::peak(stream) as u64).sum()
+    }
+
+    /// Whether a target of a stream opens a WebSocket that stays open: event streams have no pings.
+    pub(crate) fn sends_pings(&self, stream: &Stream) -> bool {
+        let targets = &self.targets[stream.targets.clone()];
+        let mut specs = targets.iter().flat_map(|own| &self.requests[own.requests.clone()]);
+        specs.any(|spec| !matches!(spec.standing, Some(Standing::Events { .. })))
+    }
+
+    /// Whether requests are calls over WebSocket; what stays open has connections of its own.
     pub fn uses_websocket(&self) -> bool {
-        self.requests.iter().any(|request| request.url.scheme.is_websocket())
+        self.requests.iter().any(|own| own.url.scheme.is_websocket() && own.standing.is_none())
     }
 
     /// Whether requests may be sent with HTTP/2.
@@ -333,10 +361,12 @@ fn read_plan(root: &Table<'_>, files: &Files<'_>) -> Option<Plan> {
         root.problem(format!("{} targets; the maximum is {TARGETS_MAX}", targets.len()), "");
     }
     check_websockets(root, &requests);
+    sockets::check_rest(root, streams.as_deref(), max_in_flight);
     let objectives = read_objectives(root, (&targets, &requests), streams.as_deref());
     let scrapes = read_scrapes(root);
     let streams = streams.filter(|streams| !streams.is_empty())?;
-    let users = streams.iter().filter_map(|s| s.users().map(|_| load::peak(s) as u64)).sum::<u64>();
+    let users = streams.iter().filter(|own| own.sockets.is_none());
+    let users = users.filter_map(|s| s.users().map(|_| load::peak(s) as u64)).sum::<u64>();
     let connections = connections.for_users(users);
     let plan = Plan {
         name: name.unwrap_or_else(|| Some("plan".into()))?,
@@ -377,7 +407,7 @@ fn read_plan(root: &Table<'_>, files: &Files<'_>) -> Option<Plan> {
 fn check_websockets(root: &Table<'_>, requests: &[RequestSpec]) {
     let mut opened: HashMap<Origin, &RequestSpec> = HashMap::new();
     for own in requests.iter().filter(|own| own.url.scheme.is_websocket()) {
-        let first = opened.entry(own.url.origin()).or_insert(own);
+        let first = opened.entry(own.origin()).or_insert(own);
         if first.headers != own.headers || first.url != own.url {
             let message = format!("the targets of {} have different headers", own.url_shown);
             let hint = "the headers open the connections that these targets share; give them the same ones";

@@ -44,8 +44,10 @@ pub use part::Part;
 pub use plimsoll_config::{Document, Secrets, Variables};
 pub use profile::{Profile, Stage};
 pub use schedule::{Arrival, Pacer, SHARDS, Schedule, Shards, Users};
-pub use stream::{Arrivals, End, Load, Schedules, Stream};
-pub use target::{Body, Expect, Header, RequestSpec, RpcExpect, StatusRange, Target};
+pub use stream::{Arrivals, End, Load, Schedules, Sockets, Stream};
+pub use target::{
+    Body, Expect, Header, RequestSpec, RpcExpect, Standing, StatusRange, Target, Topic,
+};
 pub use template::{Template, Values};
 pub(crate) use url::go_escaped;
 pub use url::{Origin, Scheme, Url, percent_encode};

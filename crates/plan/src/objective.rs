@@ -4,6 +4,8 @@ mod metric;
 
 use crate::{RequestSpec, RpcExpect, Stream, Target};
 use plimsoll_config::{nearest, values};
+#[cfg(doc)]
+use plimsoll_measure::MessageCounts;
 use plimsoll_measure::{ErrorClass, Nanos};
 use std::collections::BTreeMap;
 
@@ -71,6 +73,10 @@ pub enum Metric {
     RateSent,
     /// A time.
     Time(TimeKind, TimeStat),
+    /// A count of exchanges that stay open, or of their messages, by its name in [`MessageCounts`].
+    MessageCount(&'static str),
+    /// A time of exchanges that stay open, or of their messages, by its name in [`MessageCounts`].
+    MessageTime(&'static str, TimeStat),
 }
 
 impl Metric {
@@ -79,6 +85,7 @@ impl Metric {
         use Metric::*;
         match self {
             Success | Errors | Unsent | ErrorClass(_) | RateOk | RateSent => true,
+            MessageCount(_) | MessageTime(..) => true,
             Status { .. } | RpcErrors => false,
             Time(..) => !self.narrows_to_streams(),
         }
@@ -86,7 +93,11 @@ impl Metric {
 
     /// Whether it changes with the number of failed requests. Times do not: a failure may be fast.
     pub fn limits_failures(self) -> bool {
-        !matches!(self, Metric::Time(..) | Metric::RateSent)
+        match self {
+            Metric::MessageCount(name) => name == "dropped",
+            Metric::Time(..) | Metric::MessageTime(..) | Metric::RateSent => false,
+            _ => true,
+        }
     }
 
     /// Whether it is counted by stream, so that `where` can narrow it to streams only.
@@ -211,6 +222,16 @@ impl Objective {
     /// # Errors
     /// A message and a hint.
     pub(crate) fn check_requests(&self, requests: &[RequestSpec]) -> Result<(), (String, String)> {
+        let stays_open = |spec: &RequestSpec| spec.standing.is_some();
+        let is_of_messages =
+            matches!(self.metric, Metric::MessageCount(_) | Metric::MessageTime(..));
+        if is_of_messages && !requests.iter().any(stays_open) {
+            let message =
+                format!("nothing in this plan stays open, so \"{}\" has no value", self.that);
+            let hint =
+                "set sockets = 100 in a stream, and ws with subscribe, or sse, in its targets";
+            return Err((message, hint.into()));
+        }
         let reads = |spec: &RequestSpec| spec.expect.rpc != RpcExpect::Off;
         if self.metric != Metric::RpcErrors || requests.iter().any(reads) {
             return Ok(());
@@ -347,7 +368,7 @@ fn read_value(metric: Metric, text: &str) -> Result<(f64, Unit), (String, String
     let number =
         |text: &str| text.trim().replace('_', "").parse::<f64>().ok().filter(|n| *n >= 0.0);
     match metric {
-        Metric::Time(..) => values::duration(text)
+        Metric::Time(..) | Metric::MessageTime(..) => values::duration(text)
             .map(|span| (span.as_nanos() as f64, Unit::Time))
             .map_err(|message| invalid(message, "")),
         Metric::RateOk | Metric::RateSent => values::rate(text)
@@ -387,6 +408,7 @@ fn read_value(metric: Metric, text: &str) -> Result<(f64, Unit), (String, String
         .ok_or_else(|| {
             let of = match metric {
                 Metric::RpcErrors => "all JSON-RPC answers",
+                Metric::MessageCount(_) => "all messages",
                 _ => "all requests",
             };
             let hint = format!("write it like 10, or 0.1% of {of}");

@@ -26,6 +26,8 @@ struct Line {
     /// Length in seconds; infinite for the last line of an endless profile.
     len: f64,
     start: f64,
+    /// The value at its end, exactly: `start + slope * len` is rounded.
+    end: f64,
     slope: f64,
     /// The integral up to its start.
     before: f64,
@@ -51,6 +53,7 @@ impl Profile {
                 from: 0.0,
                 len: f64::INFINITY,
                 start: value,
+                end: value,
                 slope: 0.0,
                 before: 0.0,
             }],
@@ -70,8 +73,8 @@ impl Profile {
             let ramp = (stage.over.as_secs_f64(), value);
             for (len, start) in [ramp, (stage.hold.as_secs_f64(), stage.value)] {
                 if len > 0.0 {
-                    let line =
-                        Line { from, len, start, slope: (stage.value - start) / len, before };
+                    let (end, slope) = (stage.value, (stage.value - start) / len);
+                    let line = Line { from, len, start, end, slope, before };
                     before += line.integral(len);
                     from += len;
                     lines.push(line);
@@ -108,10 +111,7 @@ impl Profile {
 
     /// The largest value.
     pub fn max(&self) -> f64 {
-        let end = |line: &Line| {
-            if line.len.is_finite() { line.start + line.slope * line.len } else { line.start }
-        };
-        self.lines.iter().map(|line| line.start.max(end(line))).fold(0.0, f64::max)
+        self.lines.iter().map(|line| line.start.max(line.end)).fold(0.0, f64::max)
     }
 
     /// The integral up to an instant.
@@ -194,6 +194,18 @@ mod tests {
         check(21, 0.0, 2200.0); // held at zero
         check(99, 0.0, 2200.0);
         assert_eq!((profile.total(), profile.end(), profile.max()), (2200.0, secs(22), 400.0));
+    }
+
+    /// 26 users over 26/345 s are not 26.000000000000004.
+    #[test]
+    fn the_end_of_a_ramp_is_exact() {
+        for count in 1..=40u32 {
+            for rate in 1..=400u32 {
+                let over = Nanos((f64::from(count) / f64::from(rate) * 1e9).ceil() as u64);
+                let stage = Stage { value: f64::from(count), over, hold: secs(1) };
+                assert_eq!(Profile::stages(0.0, &[stage]).max(), f64::from(count));
+            }
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::document::{
     TlsRules, WebSocketRules,
 };
 use crate::stream::{Arrivals, End, Load, Stream};
-use crate::target::{Body, Expect, RequestSpec, RpcExpect, StatusRange, Target};
+use crate::target::{Body, Expect, RequestSpec, RpcExpect, Standing, StatusRange, Target};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use plimsoll_config::Secrets;
@@ -56,7 +56,8 @@ impl Plan {
             line("tls", show_tls(&self.tls, &self.secrets));
         }
         for stream in &self.streams {
-            out += &show_stream(stream);
+            let only_events = !self.sends_pings(stream);
+            out += &show_stream(stream, only_events);
             for target in &self.targets[stream.targets.clone()] {
                 out += &self.show_target(target, &stream.labels);
             }
@@ -200,7 +201,7 @@ fn show_path(path: &Path, secrets: &Secrets) -> String {
     quote(&secrets.placed_back(&path.display().to_string().replace("${", "$${")))
 }
 
-fn show_stream(stream: &Stream) -> String {
+fn show_stream(stream: &Stream, only_events: bool) -> String {
     let mut out = format!("\n[[stream]]\nname = {}\n", quote_filled(&stream.name));
     let mut line = |key: &str, value: String| {
         writeln!(out, "{key} = {value}").expect("writing to memory");
@@ -218,6 +219,18 @@ fn show_stream(stream: &Stream) -> String {
         line("split_by", format!("{{ header = {} }}", quote(header)));
     }
     let (Load::Open { profile, .. } | Load::Closed { profile, .. }) = &stream.load;
+    if let (Some(sockets), End::After(after)) = (&stream.sockets, stream.end) {
+        line("sockets", profile.max().to_string());
+        line("per_second", quote(&show_rate(sockets.per_second)));
+        if !only_events {
+            line("ping", span(sockets.ping));
+        }
+        if let Some(silence) = sockets.silence {
+            line("silence", span(silence));
+        }
+        line("duration", span(after));
+        return out;
+    }
     let closed = matches!(stream.load, Load::Closed { .. });
     let first = profile.value(Nanos::ZERO);
     let (key, show): (_, fn(f64) -> String) = if closed {
@@ -255,13 +268,24 @@ fn show_request(spec: &RequestSpec, secrets: &Secrets) -> String {
     let mut line = |key: &str, value: String| {
         writeln!(out, "{key} = {value}").expect("writing to memory");
     };
-    if spec.url.scheme.is_websocket() {
+    if let Some(Standing::Events { numbered }) = &spec.standing {
+        line("sse", quote(&spec.url_shown));
+        if *numbered {
+            line("numbered", "true".into());
+        }
+    } else if spec.url.scheme.is_websocket() {
         line("ws", quote(&spec.url_shown));
     } else {
         line("request", quote(&format!("{} {}", spec.method, spec.url_shown)));
     }
     if !spec.headers.is_empty() {
         line("headers", show_headers(spec));
+    }
+    if let Some(standing) = &spec.standing {
+        if let Standing::Subscription { shown, .. } = standing {
+            line("subscribe", shown.clone());
+        }
+        return out;
     }
     match &spec.body {
         Body::Empty => {}

@@ -44,6 +44,18 @@ pub enum Load {
     },
 }
 
+/// Exchanges that a closed stream keeps open, one for each of its users.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sockets {
+    /// How many are opened per second until all are open.
+    pub per_second: f64,
+    /// How often each WebSocket is pinged; zero: never. A ping that is not answered before the next one is due
+    /// ends its socket.
+    pub ping: Nanos,
+    /// An exchange that receives nothing for longer than this is silent.
+    pub silence: Option<Nanos>,
+}
+
 /// An arrival process with its targets.
 #[derive(Clone, Debug)]
 pub struct Stream {
@@ -57,6 +69,8 @@ pub struct Stream {
     pub start: Nanos,
     /// The load model.
     pub load: Load,
+    /// Of a stream whose exchanges stay open.
+    pub sockets: Option<Sockets>,
     /// When the stream ends.
     pub end: End,
     /// Response header by whose value answers are counted.

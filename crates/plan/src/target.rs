@@ -1,6 +1,6 @@
 //! Targets: requests, and the answers expected to them.
 
-use crate::{Template, Url};
+use crate::{Origin, Template, Url};
 use plimsoll_config::{REDACTED, Secrets, Text};
 use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
@@ -133,9 +133,48 @@ pub struct RequestSpec {
     pub chunked: bool,
     /// The expected answer.
     pub expect: Expect,
+    /// What it opens, if that stays open until the end of its stream.
+    pub standing: Option<Standing>,
+}
+
+/// An exchange that stays open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// A WebSocket on which nothing is sent.
+    Socket,
+    /// A subscription over a WebSocket; the body is the call.
+    Subscription {
+        /// What it is about.
+        topic: Topic,
+        /// The method that ends it, as JSON.
+        unsubscribe: Option<String>,
+        /// As it is written in a plan: a table.
+        shown: String,
+    },
+    /// An event stream over HTTP.
+    Events {
+        /// Whether the ids of its events are consecutive numbers, so that missing ones are gaps.
+        numbered: bool,
+    },
+}
+
+/// What a subscription is about, which determines what can be said of its notifications.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Topic {
+    /// Block headers, one for each number.
+    Heads,
+    /// Logs: any number for a block.
+    Logs,
+    /// Anything else.
+    Other,
 }
 
 impl RequestSpec {
+    /// The endpoint of its connections.
+    pub fn origin(&self) -> Origin {
+        Origin { stays_open: self.standing.is_some(), ..self.url.origin() }
+    }
+
     /// Whether it may be sent once more if it may have reached the target: its method is idempotent
     /// (RFC 9110 §9.2.2), or it has an `Idempotency-Key`.
     pub fn is_replayable(&self) -> bool {

@@ -179,6 +179,8 @@ pub struct Origin {
     /// Of a WebSocket, a number that differs between paths, since connections are not shared between them;
     /// otherwise zero.
     pub endpoint: u64,
+    /// Whether its connections are those of exchanges that stay open, which share none with requests.
+    pub stays_open: bool,
 }
 
 /// `http://host:port`, always with the port.
@@ -193,7 +195,8 @@ impl Url {
     /// The URL's origin.
     pub fn origin(&self) -> Origin {
         let endpoint = if self.scheme.is_websocket() { crate::show::digest(&self.path) } else { 0 };
-        Origin { scheme: self.scheme, host: self.host.clone(), port: self.port, endpoint }
+        let (host, port) = (self.host.clone(), self.port);
+        Origin { scheme: self.scheme, host, port, endpoint, stays_open: false }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Version 1 divided all rates by the length of the run; version 2 uses the window of each stream.
 
 mod host;
+mod messages;
 mod part;
 mod scrapes;
 
@@ -11,6 +12,7 @@ use crate::objectives::Unjudged;
 use crate::summary::{Group, Split, StreamGroup, Summary};
 use crate::text::is_unsafe;
 use host::{HostFile, UsageFile};
+use messages::MessagesFile;
 use part::{MergedFile, NarrowedFile};
 use plimsoll_measure::{Histogram, Listed, Requests, Snapshot, Tally};
 use scrapes::ScrapesFile;
@@ -50,6 +52,9 @@ struct File<'a> {
     status: Option<BTreeMap<u16, u64>>,
     rpc: Option<Rpc>,
     bytes: Bytes,
+    /// Of exchanges that stay open, if there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    messages: Option<MessagesFile>,
     connections: Option<ConnectionsFile>,
     targets: Vec<GroupFile<'a>>,
     tags: BTreeMap<&'a str, BTreeMap<&'a str, GroupFile<'a>>>,
@@ -134,6 +139,8 @@ struct GroupFile<'a> {
     latency_ok: Option<Times>,
     service_time: Option<Times>,
     errors: BTreeMap<&'static str, u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    messages: Option<MessagesFile>,
 }
 
 /// A stream under its `name`, or a stage under its `stream` and number.
@@ -299,6 +306,7 @@ impl Summary {
                 codes_other: rpc.codes_other,
             }),
             bytes: Bytes { incoming: stats.bytes_in, out: stats.bytes_out },
+            messages: MessagesFile::of(&self.all),
             connections: whole.map(|whole| ConnectionsFile {
                 opened: whole.connections.opened,
                 peak: whole.connections.peak,
@@ -399,6 +407,7 @@ fn group_file(group: &Group) -> GroupFile<'_> {
         latency_ok: times(&group.stats.latency_ok),
         service_time: times(&group.service_time),
         errors: tally(&group.stats.errors),
+        messages: MessagesFile::of(group),
     }
 }
 

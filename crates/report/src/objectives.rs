@@ -142,14 +142,18 @@ fn value_of(
 ) -> Option<f64> {
     let stats = &group.stats;
     let requests = &stats.requests;
-    if requests.scheduled == 0 {
+    // What is open counts as a success so far; it has ended when the run has.
+    let open = stats.messages.as_ref().map_or(0, |own| own.open());
+    let scheduled = requests.scheduled + open;
+    if scheduled == 0 {
         return None;
     }
     let share_or_count = |n: u64, of: u64| match objective.unit {
         Unit::Share => (of > 0).then(|| n as f64 / of as f64),
         _ => Some(n as f64),
     };
-    let counted = |n: u64| share_or_count(n, requests.scheduled);
+    let counted = |n: u64| share_or_count(n, scheduled);
+    let messages = stats.messages.as_deref();
     let by_stream = |kind: fn(&StreamCounts) -> &Histogram| {
         let mut all = Histogram::new();
         streams.iter().for_each(|stream| all.merge(kind(&total.streams[*stream])));
@@ -157,7 +161,7 @@ fn value_of(
     };
     let rates = || (!group.activity.is_empty()).then(|| group.rates());
     match objective.metric {
-        Metric::Success => requests.success(),
+        Metric::Success => Some((requests.ok + open) as f64 / scheduled as f64),
         Metric::Errors => counted(requests.unsent + requests.failed),
         Metric::Unsent => counted(requests.unsent),
         Metric::ErrorClass(class) => counted(stats.errors.get(class)),
@@ -166,6 +170,14 @@ fn value_of(
             counted(within.map(|(_, n)| n).sum())
         }
         Metric::RpcErrors => share_or_count(total.rpc.errors, total.rpc.items),
+        Metric::MessageCount(name) => {
+            let own = messages?.counts().into_iter().find(|(_, own)| *own == name)?;
+            share_or_count(own.0, messages?.received)
+        }
+        Metric::MessageTime(name, stat) => {
+            let own = messages?.histograms().into_iter().find(|(_, own)| *own == name)?;
+            figure(own.0, stat).map(|span| span.0 as f64)
+        }
         Metric::RateOk => rates().and_then(|rates| rates.ok),
         Metric::RateSent => rates().and_then(|rates| rates.sent),
         Metric::Time(kind, stat) => {

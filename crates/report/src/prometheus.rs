@@ -1,6 +1,6 @@
 //! Metrics during a run, in Prometheus' text exposition format.
 
-use plimsoll_measure::{Listed, Snapshot};
+use plimsoll_measure::{Histogram, Listed, MessageCounts, Snapshot};
 use plimsoll_plan::Plan;
 use std::fmt::Write;
 
@@ -37,13 +37,18 @@ const OPEN: &str = "plimsoll_run_connections_open";
 const OPENED: &str = "plimsoll_run_connections_opened_total";
 const STREAMS: &str = "plimsoll_run_http2_streams";
 const STREAMS_ALLOWED: &str = "plimsoll_run_http2_streams_allowed";
+const SOCKETS: &str = "plimsoll_run_sockets_open";
+const SOCKETS_ENDED: &str = "plimsoll_run_sockets_ended_total";
+const MESSAGES: &str = "plimsoll_run_messages_total";
+const MISSING: &str = "plimsoll_run_messages_missing_total";
+const MESSAGE_LAG: &str = "plimsoll_run_message_lag_seconds";
 const LAG: &str = "plimsoll_run_lag_p99_seconds";
 const SPIN: &str = "plimsoll_run_spin_seconds_total";
 const MEMORY: &str = "plimsoll_run_resident_memory_peak_bytes";
 const CPU: &str = "process_cpu_seconds_total";
 
 /// Every metric, in the page's order.
-pub static METRICS: [Metric; 15] = [
+pub static METRICS: [Metric; 20] = [
     metric(REQUESTS, "counter", "target,fate", "Arrivals by target and fate: ok, failed, unsent."),
     metric(ERRORS, "counter", "target,class", "Arrivals that were not ok, by error class."),
     metric(
@@ -69,6 +74,26 @@ pub static METRICS: [Metric; 15] = [
         "gauge",
         "",
         "The fewest streams that a target allows on an HTTP/2 connection; absent without a limit.",
+    ),
+    metric(SOCKETS, "gauge", "target", "Sockets, subscriptions and event streams that are open."),
+    metric(
+        SOCKETS_ENDED,
+        "counter",
+        "target,fate",
+        "Sockets, subscriptions and event streams that were open: kept to the end, or dropped before.",
+    ),
+    metric(
+        MESSAGES,
+        "counter",
+        "target,order",
+        "Messages received: in_order, duplicate, replaced, reordered, or unmatched by a subscription.",
+    ),
+    metric(MISSING, "counter", "target", "Messages that are missing by their numbers."),
+    metric(
+        MESSAGE_LAG,
+        "summary",
+        "target,quantile",
+        "Time from a message's own timestamp until it was read, over the whole run so far.",
     ),
     metric(LAG, "gauge", "", "99th percentile of the generator's lateness in the last second."),
     metric(SPIN, "counter", "", "CPU time spent spinning until the next arrival was due."),
@@ -100,18 +125,7 @@ pub fn exposition(plan: &Plan, second: &Snapshot, total: &Snapshot) -> String {
     }
     page.head(LATENCY);
     for (target, stats) in targets() {
-        let latency = stats.latency();
-        for (quantile, label) in [(0.5, "0.5"), (0.9, "0.9"), (0.99, "0.99"), (0.999, "0.999")] {
-            if let Some(span) = latency.quantile(quantile) {
-                let labels = [("target", target.name.as_str()), ("quantile", label)];
-                page.sample(LATENCY, &labels, span.as_secs_f64());
-            }
-        }
-        let labels = [("target", target.name.as_str())];
-        let mean = latency.mean().map_or(0.0, |mean| mean.as_secs_f64());
-        let count = latency.count() as f64;
-        page.sample("plimsoll_run_latency_seconds_sum", &labels, mean * count);
-        page.sample("plimsoll_run_latency_seconds_count", &labels, count);
+        page.summary(LATENCY, &target.name, &stats.latency());
     }
     page.head(RESPONSES);
     for (status, n) in total.status.iter() {
@@ -150,6 +164,7 @@ pub fn exposition(plan: &Plan, second: &Snapshot, total: &Snapshot) -> String {
     if let Some(peer) = http2.and_then(|limits| limits.peer) {
         page.sample(STREAMS_ALLOWED, &[], peer as f64);
     }
+    put_messages(&mut page, plan, total);
     for (name, value) in [
         (LAG, lag),
         (SPIN, total.workers.spin.as_secs_f64()),
@@ -162,6 +177,46 @@ pub fn exposition(plan: &Plan, second: &Snapshot, total: &Snapshot) -> String {
     page.0
 }
 
+/// The metrics of what stays open.
+fn put_messages(page: &mut Page, plan: &Plan, total: &Snapshot) {
+    let own: Vec<(&str, &MessageCounts)> = plan
+        .targets
+        .iter()
+        .zip(&total.stats)
+        .filter_map(|(target, stats)| Some((target.name.as_str(), stats.messages.as_deref()?)))
+        .collect();
+    page.head(SOCKETS);
+    for (target, messages) in &own {
+        page.sample(SOCKETS, &[("target", target)], messages.open() as f64);
+    }
+    page.head(SOCKETS_ENDED);
+    for (target, messages) in &own {
+        for (fate, n) in [("kept", messages.kept), ("dropped", messages.dropped)] {
+            page.sample(SOCKETS_ENDED, &[("target", target), ("fate", fate)], n as f64);
+        }
+    }
+    page.head(MESSAGES);
+    for (target, messages) in &own {
+        for (order, n) in [
+            ("in_order", messages.in_order),
+            ("duplicate", messages.duplicates),
+            ("replaced", messages.replaced),
+            ("reordered", messages.reordered),
+            ("unmatched", messages.unmatched),
+        ] {
+            page.sample(MESSAGES, &[("target", target), ("order", order)], n as f64);
+        }
+    }
+    page.head(MISSING);
+    for (target, messages) in &own {
+        page.sample(MISSING, &[("target", target)], messages.gaps as f64);
+    }
+    page.head(MESSAGE_LAG);
+    for (target, messages) in &own {
+        page.summary(MESSAGE_LAG, target, &messages.lag);
+    }
+}
+
 struct Page(String);
 
 impl Page {
@@ -169,6 +224,19 @@ impl Page {
         let metric = METRICS.iter().find(|metric| metric.name == name);
         let Metric { kind, help, .. } = metric.expect("every metric is in the table");
         writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}").expect("to memory");
+    }
+
+    /// The quantiles, sum and count of a target's times.
+    fn summary(&mut self, name: &str, target: &str, times: &Histogram) {
+        for (quantile, label) in [(0.5, "0.5"), (0.9, "0.9"), (0.99, "0.99"), (0.999, "0.999")] {
+            if let Some(span) = times.quantile(quantile) {
+                self.sample(name, &[("target", target), ("quantile", label)], span.as_secs_f64());
+            }
+        }
+        let mean = times.mean().map_or(0.0, |mean| mean.as_secs_f64());
+        let (sum, count) = (format!("{name}_sum"), format!("{name}_count"));
+        self.sample(&sum, &[("target", target)], mean * times.count() as f64);
+        self.sample(&count, &[("target", target)], times.count() as f64);
     }
 
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {

@@ -45,6 +45,8 @@ struct Counts {
     errors: BTreeMap<ErrorClass, u64>,
     in_flight: u64,
     connected: u64,
+    /// Messages received, and missing by their numbers; `None` if nothing stays open.
+    messages: Option<[u64; 2]>,
     host: Option<Span>,
     processes: Vec<Readings>,
 }
@@ -73,6 +75,10 @@ impl Counts {
         next.errors.iter().for_each(|(class, n)| *self.errors.entry(*class).or_default() += n);
         self.in_flight = self.in_flight.max(next.in_flight);
         self.connected = self.connected.max(next.connected);
+        self.messages = match (self.messages, next.messages) {
+            (Some([own, missing]), Some(next)) => Some([own + next[0], missing + next[1]]),
+            (own, next) => own.or(next),
+        };
         match (&mut self.host, &next.host) {
             (Some(own), Some(next)) => own.append(next),
             (own, next) => *own = own.take().or(next.clone()),
@@ -97,17 +103,21 @@ struct Times {
     service_time: Histogram,
     lag: Histogram,
     wait: Histogram,
+    /// Lag of messages.
+    message_lag: Histogram,
 }
 
 impl Times {
     /// Those of a second, whose total is `stats`.
     fn of(second: &Snapshot, stats: &Stats) -> Times {
         let (latency, service_time) = (stats.latency(), stats.service_time());
-        Times { latency, service_time, lag: second.lag(), wait: second.wait() }
+        let message_lag = stats.messages.as_ref().map(|own| own.lag.clone()).unwrap_or_default();
+        Times { latency, service_time, lag: second.lag(), wait: second.wait(), message_lag }
     }
 
-    fn all(&mut self) -> [&mut Histogram; 4] {
-        [&mut self.latency, &mut self.service_time, &mut self.lag, &mut self.wait]
+    fn all(&mut self) -> [&mut Histogram; 5] {
+        let Times { latency, service_time, lag, wait, message_lag } = self;
+        [latency, service_time, lag, wait, message_lag]
     }
 
     fn merge(&mut self, mut next: Times) {
@@ -133,6 +143,8 @@ struct Figures {
     lag: Option<Nanos>,
     /// The 99th percentile.
     wait: Option<Nanos>,
+    /// The 99th percentile of the lag of messages.
+    message_lag: Option<Nanos>,
     /// Latencies by cell of the heat map.
     heat: Vec<(u32, u64)>,
 }
@@ -154,6 +166,7 @@ impl Figures {
             service_time: quantiles(&times.service_time),
             lag: times.lag.quantile(0.99),
             wait: times.wait.quantile(0.99),
+            message_lag: times.message_lag.quantile(0.99),
             heat,
         }
     }
@@ -172,7 +185,7 @@ fn cell_of(value: Nanos) -> u32 {
 #[derive(Clone, Debug)]
 struct Packed {
     figures: Figures,
-    histograms: [Box<[u8]>; 4],
+    histograms: [Box<[u8]>; 5],
 }
 
 impl Packed {
@@ -277,6 +290,7 @@ impl TimeSeries {
             errors: stats.errors.iter().collect(),
             in_flight: second.in_flight,
             connected: second.connections.open,
+            messages: stats.messages.as_ref().map(|own| [own.received, own.gaps]),
             host,
             processes: self.processes.read(scraped),
         };

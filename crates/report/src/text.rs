@@ -11,6 +11,7 @@
 mod failures;
 pub(crate) mod groups;
 mod host;
+mod messages;
 mod page;
 mod part;
 mod scrapes;
@@ -148,6 +149,7 @@ impl Summary {
         }
         page.table(&self.requests_table());
         page.tables([self.times_table()]);
+        page.tables(self.message_tables(extent));
         self.write_groups(extent, &mut page);
         page.tables(self.split_tables(extent));
         // The list of errors is shortened last.
@@ -342,7 +344,7 @@ impl Summary {
         /// Smaller shares are not worth a line.
         const SHARE_MIN: f64 = 0.01;
         let headroom = &self.verdict.headroom;
-        let limit = limit(self.verdict.limited_by, self.has_rate);
+        let limit = limit(self.verdict.limited_by, self.limited_load());
         let busy = format!("busiest worker at most {} busy", percent(headroom.worker_busy));
         let used = |usage: Option<Usage>, of: &str| {
             let usage = usage.filter(|usage| usage.share() >= SHARE_MIN)?;
@@ -352,6 +354,15 @@ impl Summary {
         let descriptors = used(headroom.descriptors, "descriptors");
         let known = (headroom.worker_busy > 0.0).then_some(busy);
         [Some(limit.into()), known, ports, descriptors].into_iter().flatten()
+    }
+
+    /// The part of the plan that limits a run which nothing else limits.
+    fn limited_load(&self) -> &'static str {
+        match self.all.stats.messages {
+            _ if self.has_rate => "the planned rate",
+            Some(_) => "the number of sockets",
+            None => "the number of users",
+        }
     }
 
     /// How many requests failed in a run that exits with 0 because no objective limits failures.
@@ -380,10 +391,10 @@ impl Summary {
 
     /// What to do after a run without findings.
     fn next(&self) -> String {
-        let (more, less) = if self.has_rate {
-            ("raise the rate", "lower the rate")
-        } else {
-            ("add users", "use fewer users")
+        let (more, less) = match self.all.stats.messages {
+            _ if self.has_rate => ("raise the rate", "lower the rate"),
+            Some(_) => ("add sockets", "use fewer sockets"),
+            None => ("add users", "use fewer users"),
         };
         if self.objectives.is_empty() {
             let add = self.add_objectives(&["success >= 99%", "latency.p99 < 250ms"]);
@@ -428,13 +439,12 @@ fn comes_first(finding: &Finding) -> bool {
 }
 
 /// What limited a run, in words.
-fn limit(side: Option<Side>, has_rate: bool) -> &'static str {
+fn limit(side: Option<Side>, load: &'static str) -> &'static str {
     match side {
         Some(Side::Generator) => "the load generator",
         Some(Side::Network) => "the network",
         Some(Side::Target) => "the target",
-        None if has_rate => "the planned rate",
-        None => "the number of users",
+        None => load,
     }
 }
 

@@ -292,6 +292,7 @@ impl Rules {
         found.extend(errors::network_and_target(case, &blame, &self.faults));
         found.extend(self.tcp.found(case));
         found.extend(remarks::redirects_not_followed(case));
+        found.extend(remarks::messages(case));
         found.extend(remarks::forced(case));
         found.extend(remarks::samples_dropped(case));
         found.extend(remarks::cut_short(case));

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode};
@@ -12,6 +12,7 @@ use plimsoll_measure::Nanos;
 use plimsoll_rpc::request::{self, Body, Call, Refused};
 
 use crate::control;
+use crate::events;
 use crate::faults::armed::{RequestEffects, WireFault};
 use crate::feed::Feeds;
 use crate::node::failure::Failure;
@@ -43,28 +44,41 @@ const HEAD_LEN: usize = 100;
 /// Error code if the queue is full (EIP-1474: limit exceeded).
 const LIMIT_EXCEEDED: i64 = -32005;
 
+/// The body of a response: complete, or an event stream.
+pub(crate) type Answer = Either<Full<Bytes>, events::Body>;
+
 /// Answers one request.
 pub(crate) async fn respond<B>(
     caller: Arc<Caller>,
     request: Request<B>,
-) -> Result<Response<Full<Bytes>>, Infallible>
+) -> Result<Response<Answer>, Infallible>
+where
+    B: hyper::body::Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static>,
+{
+    // Resets the faults of the previous response.
+    caller.control.set(Delivery::Intact);
+    if let Some(response) = events::respond(&caller, &request) {
+        return Ok(response.map(Either::Right));
+    }
+    Ok(respond_at_once(&caller, request).await.map(Either::Left))
+}
+
+/// Answers a request that is not for events.
+async fn respond_at_once<B>(caller: &Arc<Caller>, mut request: Request<B>) -> Response<Full<Bytes>>
 where
     B: hyper::body::Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static>,
 {
     let shared = &caller.shared;
-    // Resets the faults of the previous response.
-    caller.control.set(Delivery::Intact);
-    let mut request = request;
-    if let Some(response) = websocket::upgrade(&caller, &mut request) {
-        return Ok(response);
+    if let Some(response) = websocket::upgrade(caller, &mut request) {
+        return response;
     }
     let path = request.uri().path();
     if request.method() != Method::POST || path.starts_with("/sim/") {
-        return Ok(control::respond(&caller, request).await);
+        return control::respond(caller, request).await;
     }
-    let host = match find_host(&caller, &request) {
+    let host = match find_host(caller, &request) {
         Ok(host) => host,
-        Err(response) => return Ok(*response),
+        Err(response) => return *response,
     };
     let (head, body) = request.into_parts();
     let limit = shared.settings.body_max;
@@ -72,10 +86,10 @@ where
         Ok(body) => body.to_bytes(),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => {
             let text = format!("request body too large: the limit is {limit} bytes\n");
-            return Ok(plain(StatusCode::PAYLOAD_TOO_LARGE, text));
+            return plain(StatusCode::PAYLOAD_TOO_LARGE, text);
         }
         // The client disconnected during its request.
-        Err(_) => return Ok(plain(StatusCode::BAD_REQUEST, "incomplete request body\n".into())),
+        Err(_) => return plain(StatusCode::BAD_REQUEST, "incomplete request body\n".into()),
     };
     let now = shared.clock.now();
     let order = shared.record.request(|order| Seen {
@@ -93,7 +107,7 @@ where
             .collect(),
         body: body.clone(),
     });
-    Ok(answer(&caller, host, &body, order, now).await)
+    answer(caller, host, &body, order, now).await
 }
 
 /// Finds the service by the listener, by the first part of the path, by PATH's header if the path is

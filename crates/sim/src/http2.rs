@@ -3,20 +3,22 @@
 //! A stream limit is announced in the settings; requests beyond it are refused by h2. Faults of a
 //! response (reset, truncate, slow) affect its stream, not the connection.
 
+use std::future::poll_fn;
 use std::io;
 use std::sync::{Arc, Mutex};
 
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
-use http_body_util::{BodyExt, Full};
-use hyper::Request;
+use http_body_util::{BodyExt, Either, Full};
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_LENGTH, HeaderValue};
+use hyper::{Request, http::response};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use crate::events;
 use crate::http::{self, Caller};
 use crate::wire::{Control, Delivery};
 
@@ -118,6 +120,10 @@ async fn stream(
         Delivery::Intact | Delivery::Cut { .. } | Delivery::Drip { .. } => {}
     }
     let (mut head, body) = response.into_parts();
+    let body = match body {
+        Either::Left(body) => body,
+        Either::Right(events) => return send_events(head, events, respond).await,
+    };
     let Ok(body) = body.collect().await;
     let body = body.to_bytes();
     head.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
@@ -143,5 +149,34 @@ async fn stream(
             }
         }
         _ => _ = sending.send_data(body, true),
+    }
+}
+
+/// Sends an event stream as the peer's window allows, until either side ends it.
+async fn send_events(
+    head: response::Parts,
+    mut events: events::Body,
+    mut respond: SendResponse<Bytes>,
+) {
+    let response = hyper::Response::from_parts(head, ());
+    let Ok(mut sending) = respond.send_response(response, false) else { return };
+    loop {
+        let frame = tokio::select! {
+            frame = events.frame() => frame,
+            // The peer has reset the stream, or is gone.
+            _ = poll_fn(|context| sending.poll_reset(context)) => return,
+        };
+        let Some(Ok(frame)) = frame else { return sending.send_reset(Reason::INTERNAL_ERROR) };
+        let Ok(part) = frame.into_data() else { continue };
+        sending.reserve_capacity(part.len());
+        while sending.capacity() < part.len() {
+            match poll_fn(|context| sending.poll_capacity(context)).await {
+                Some(Ok(_)) => {}
+                _ => return,
+            }
+        }
+        if sending.send_data(part, false).is_err() {
+            return;
+        }
     }
 }

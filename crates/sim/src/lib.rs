@@ -21,6 +21,7 @@ pub mod capacity;
 mod chain;
 mod control;
 pub mod distribution;
+mod events;
 pub mod faults;
 mod feed;
 mod http;

@@ -4,6 +4,8 @@
 //! that takes several reads and must be kept is collected in a buffer of the connection, which is
 //! freed at the end of the exchange. The total size of these buffers per worker is limited.
 
+mod standing;
+
 use super::body::Body;
 use super::{
     Answer, Bodies, Event, Failure, Outgoing, ReadResources, Started, Trace, Traced, Transport,
@@ -12,6 +14,7 @@ use crate::arrival::Id;
 use crate::http1::{Length, Parser, Piece};
 use crate::system::{Readiness, Socket};
 use plimsoll_measure::{ErrorClass, Fault, OpenReason};
+use standing::Standing;
 use std::io;
 use std::ops::Range;
 
@@ -36,6 +39,8 @@ struct Current {
 pub(super) struct Http1 {
     parser: Parser,
     current: Option<Current>,
+    /// If the exchange is an event stream.
+    standing: Option<Box<Standing>>,
     /// Whether the connection has carried an exchange.
     used: bool,
     /// Request bytes that the transport has not taken yet.
@@ -115,6 +120,7 @@ impl Http1 {
         Http1 {
             parser: Parser::new(),
             current: None,
+            standing: None,
             used: false,
             unwritten: Unwritten::default(),
             broken: None,
@@ -175,7 +181,12 @@ impl Http1 {
         buffers: (&mut Vec<u8>, &mut Vec<u8>),
     ) -> Started {
         debug_assert!(self.is_free(), "one exchange at a time");
-        let request = outgoing.request.bytes(outgoing.values, buffers);
+        let mut request = outgoing.request.bytes(outgoing.values, buffers);
+        let resumed;
+        if !outgoing.last_event.is_empty() {
+            resumed = standing::resumed(request, outgoing.last_event);
+            request = &resumed;
+        }
         let written = match transport.write(request) {
             Ok(written) => written,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
@@ -192,14 +203,15 @@ impl Http1 {
             (outgoing.arrival, Trace { request: traced, response: Traced::default() })
         });
         self.parser.expect(outgoing.request.head_only);
-        self.parser.keep_head(outgoing.capture.is_some());
+        self.standing = Standing::of(&outgoing);
+        self.parser.keep_head(outgoing.capture.is_some() || self.standing.is_some());
         if let Some(header) = outgoing.split_by {
             self.parser.extract(header);
         }
         let body = Body::of(&outgoing, std::mem::take(&mut self.body));
         self.current = Some(Current {
             arrival: outgoing.arrival,
-            last: outgoing.last,
+            last: outgoing.last || self.standing.is_some(),
             taken: written > 0,
             sent,
             reused: std::mem::replace(&mut self.used, true),
@@ -216,6 +228,9 @@ impl Http1 {
         if let Some(mut current) = self.current.take_if(|current| current.arrival == arrival) {
             self.closing = Closing::of(OpenReason::AfterTimeout);
             current.body.discard(&mut resources.bodies);
+            if let Some(mut standing) = self.standing.take() {
+                standing.discard(&mut resources.bodies);
+            }
         }
     }
 
@@ -248,6 +263,9 @@ impl Http1 {
         {
             current.sent = true;
             return Some(Event::Sent { arrival: current.arrival });
+        }
+        if self.standing.is_some() {
+            return self.next_standing(transport, ready, share, resources);
         }
         while ready.readable || ready.read_closed {
             if *share == 0 {

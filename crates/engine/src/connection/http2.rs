@@ -15,9 +15,11 @@
 //! ([`HEAD_MAX`]), the dynamic table, replies that the peer has not read, and bodies within the budget
 //! of its worker.
 //!
-//! Submodules: `ends` (of streams and connections), `frames` (of the peer), `requests`, `stream`.
+//! Submodules: `ends` (of streams and connections), `events` (event streams), `frames` (of the peer), `requests`,
+//! `stream`.
 
 mod ends;
+mod events;
 mod frames;
 mod requests;
 mod stream;
@@ -26,6 +28,7 @@ use super::body::Body;
 use super::output::Output;
 use super::{Answer, Bodies, Event, Failure, ReadResources, Trace, Transport};
 use crate::arrival::Id;
+use crate::events::Found;
 use crate::http2::encode::Encoder;
 use crate::http2::frame::{self, Code, setting};
 use crate::http2::head::{HEAD_MAX, Head, HeadDecoder};
@@ -71,6 +74,9 @@ pub(super) struct Http2 {
     /// The part of the read buffer that was not looked at yet, and an incomplete frame from before.
     unparsed: Range<usize>,
     carry: Vec<u8>,
+    /// The rest of a frame of an event stream: its stream, where it is in the read buffer, and whether the
+    /// stream ends with it.
+    pending: Option<(u32, Range<usize>, bool)>,
     /// A header block that continues in the next frame: its stream, whether that ends with it, and its
     /// beginning.
     block: Option<(u32, bool, Vec<u8>)>,
@@ -136,6 +142,7 @@ impl Http2 {
             output,
             unparsed: 0..0,
             carry: Vec::new(),
+            pending: None,
             block: None,
             streams: Streams::default(),
             cancelled: Cancelled::default(),
@@ -234,7 +241,7 @@ impl Http2 {
     /// Ends a stream from this side.
     fn cancel(&mut self, id: u32, code: Code, bodies: &mut Bodies) -> Option<Stream> {
         let mut stream = self.remove(id)?;
-        stream.body.discard(bodies);
+        stream.discard(bodies);
         if self.ending.is_none() {
             frame::put_reset(self.output.bytes(), id, code);
             self.cancelled.add(id);
@@ -264,6 +271,10 @@ impl Http2 {
                 Ok(Parsed::Nothing) => {}
                 Ok(Parsed::Goaway) => continue,
                 Ok(Parsed::Established) => return Some(Event::Established),
+                Ok(Parsed::Opened(arrival, status, bytes)) => {
+                    return Some(Event::Opened { arrival, status, bytes });
+                }
+                Ok(Parsed::Received(id, found)) => return Some(self.received(id, found)),
                 Ok(Parsed::Failed(arrival, bytes, failure)) => {
                     return Some(Event::Failed { arrival, bytes, failure });
                 }
@@ -388,4 +399,8 @@ enum Parsed {
     Established,
     Failed(Id, u64, Failure),
     Answered(Id, u64, Complete),
+    /// An event stream has opened, with this status and size of its head.
+    Opened(Id, u16, u64),
+    /// Something on the event stream with this number.
+    Received(u32, Found),
 }

@@ -12,6 +12,7 @@
 //! `docs/design/connections.md` describes the protocols, and how WebSocket and SSE would fit in.
 
 mod body;
+mod events;
 mod excerpts;
 mod http1;
 mod http2;
@@ -22,6 +23,8 @@ mod resources;
 mod tests;
 #[cfg(test)]
 mod tests_http2;
+#[cfg(test)]
+mod tests_standing;
 #[cfg(test)]
 mod tests_wire;
 mod trace;
@@ -36,7 +39,7 @@ pub(crate) use excerpts::{EXCERPT_MAX, Excerpts};
 use http1::Http1;
 use http2::Http2;
 use plimsoll_measure::{ErrorClass, Fault, Nanos, OpenReason, SplitValue};
-use plimsoll_plan::{Protocol as Chosen, Values};
+use plimsoll_plan::{Protocol as Chosen, Standing, Values};
 pub(crate) use resources::{Bodies, BodyBudget, ReadResources};
 use std::io;
 use std::sync::Arc;
@@ -67,6 +70,10 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) capture: Option<u64>,
     /// Whether to record a [`Trace`].
     pub(crate) trace: bool,
+    /// What it opens, if that stays open.
+    pub(crate) standing: Option<&'a Standing>,
+    /// The id of the last event that its user received, if the event stream is to continue after it.
+    pub(crate) last_event: &'a [u8],
 }
 
 /// The outcome of passing a request to a connection.
@@ -104,6 +111,19 @@ pub(crate) struct Answer<'a> {
     pub(crate) split: Option<&'a SplitValue>,
     /// When the kernel received its last bytes, if timestamps were requested.
     pub(crate) received_at: Option<Nanos>,
+}
+
+/// A message of an exchange that stays open.
+#[derive(Debug)]
+pub(crate) enum Arrived<'a> {
+    /// The result in a notification of its subscription, as JSON.
+    Notification(&'a [u8]),
+    /// A message with a method that belongs to no subscription.
+    Unmatched,
+    /// An event, with its own id if it has one.
+    Event { id: Option<&'a [u8]>, data: &'a [u8] },
+    /// A comment in an event stream.
+    Heartbeat,
 }
 
 /// Why an exchange or a connection failed.
@@ -162,6 +182,13 @@ pub(crate) enum Event<'a> {
     /// The peer has not processed the request of an exchange and will not: it may be sent on another
     /// connection, and is counted as `moved` then. `failure` applies if it is not.
     Returned { arrival: Id, bytes: u64, failure: Failure, moved: Fault },
+    /// An exchange that stays open has opened: its socket, its subscription, its event stream.
+    /// `status` is zero over WebSocket.
+    Opened { arrival: Id, status: u16, bytes: u64 },
+    /// An exchange that stays open has received a message.
+    Received { arrival: Id, bytes: u64, message: Arrived<'a> },
+    /// The last ping of an exchange that stays open was answered.
+    Ponged { arrival: Id },
     /// A message that belongs to no exchange; the fault says what kind of message.
     Stray { fault: Fault },
     /// The connection is closed; `reason` is used if a replacement is opened. The end of each of
@@ -461,6 +488,23 @@ impl<K: Socket> Connection<K> {
             Protocol::Http1(http) => http.abandon(arrival, resources),
             Protocol::Http2(http) => http.abandon(arrival, resources),
             Protocol::WebSocket(socket) => socket.abandon(arrival),
+        }
+    }
+
+    /// Pings the peer, if the protocol can, for an exchange that stays open. [`Connection::flush`] writes it.
+    /// Returns whether it can.
+    pub(crate) fn ping(&mut self) -> bool {
+        let Protocol::WebSocket(socket) = &mut self.protocol else { return false };
+        socket.ping();
+        true
+    }
+
+    /// Ends an exchange that stays open, in good order; no further events name it. [`Connection::flush`]
+    /// writes what tells the peer, and [`Connection::next`] reports what happens to the connection.
+    pub(crate) fn release(&mut self, arrival: Id, resources: &mut ReadResources) {
+        match &mut self.protocol {
+            Protocol::WebSocket(socket) => socket.release(arrival),
+            Protocol::Http1(_) | Protocol::Http2(_) => self.abandon(arrival, resources),
         }
     }
 

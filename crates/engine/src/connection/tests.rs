@@ -35,6 +35,7 @@ fn request(method: &str) -> Request {
         body: Body::Empty,
         chunked: false,
         expect: Expect { status: vec![200..=299], rpc: RpcExpect::Off, contains: None },
+        standing: None,
     };
     Request::compile(&spec, 0, Style::default())
 }
@@ -75,6 +76,8 @@ impl Pair {
             split_by: None,
             capture: None,
             trace,
+            standing: None,
+            last_event: &[],
         };
         let scratch = &mut self.resources.scratch;
         self.connection.start(outgoing, (&mut Vec::new(), &mut Vec::new()), scratch)
@@ -368,6 +371,8 @@ fn exchange(segments: &[&[u8]], next: Next, request: &Request, body_max: Option<
             split_by,
             capture: None,
             trace,
+            standing: None,
+            last_event: &[],
         };
         connection.start(outgoing, (&mut vec![], &mut vec![]), scratch)
     };

@@ -13,10 +13,12 @@
 //! A connection holds at most one incomplete message, whose bytes are part of the worker's budget for
 //! bodies, and replies to pings that the peer has not read.
 //!
-//! Submodules: `opening` (the handshake), `ends` (of calls and connections).
+//! Submodules: `opening` (the handshake), `ends` (of calls and connections), `standing` (sockets and subscriptions
+//! that stay open).
 
 mod ends;
 mod opening;
+mod standing;
 
 use super::numbers::Numbered;
 use super::output::Output;
@@ -31,6 +33,7 @@ use plimsoll_measure::{ErrorClass, Fault, OpenReason};
 use plimsoll_rpc::json;
 use plimsoll_websocket::{Message, Opcode, Reader, Role, Violation, head_len, put};
 use slab::Slab;
+use standing::Standing;
 use std::io;
 use std::ops::Range;
 
@@ -69,6 +72,8 @@ pub(super) struct WebSocket {
     /// Messages and answers so far.
     messages: u64,
     answers: u64,
+    /// What stays open on it instead of calls.
+    standing: Option<Box<Standing>>,
     /// Why it takes no more calls.
     last: Option<OpenReason>,
     /// Calls that are sent elsewhere.
@@ -91,6 +96,8 @@ enum Parsed {
     /// A call, and where its answer is: in the read buffer, or held by the reader.
     Answered(u32, u64, Option<Range<usize>>),
     Stray(Fault),
+    /// Of what stays open.
+    Standing(standing::Parsed),
 }
 
 /// What a message says about itself.
@@ -125,6 +132,7 @@ impl WebSocket {
             held: 0,
             messages: 0,
             answers: 0,
+            standing: None,
             last: None,
             returned: Vec::new(),
             ending: None,
@@ -137,14 +145,15 @@ impl WebSocket {
     /// How many more calls it can take.
     #[inline]
     pub(super) fn capacity(&self) -> usize {
-        if self.last.is_some() || self.ending.is_some() || self.broken.is_some() {
+        let is_taken = self.last.is_some() || self.standing.is_some();
+        if is_taken || self.ending.is_some() || self.broken.is_some() {
             return 0;
         }
         self.calls_max.saturating_sub(self.calls.len())
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.calls.is_empty()
+        self.calls.is_empty() && self.standing.is_none()
     }
 
     pub(super) fn is_used(&self) -> bool {
@@ -172,6 +181,15 @@ impl WebSocket {
         let place = self.calls.vacant_key() as u32;
         let id = self.started;
         self.started += 1;
+        if let Some(standing) = outgoing.standing {
+            let own = Standing::new(outgoing.arrival, id, standing);
+            let is_silent = own.is_silent();
+            self.standing = Some(Box::new(own));
+            if is_silent {
+                // What it sends has opened the connection.
+                return Started::Sent { bytes: 0 };
+            }
+        }
         self.places.insert(id, place);
         outgoing.request.websocket().render(outgoing.values, id, (&mut *text, body));
         let key = self.mask();
@@ -190,7 +208,7 @@ impl WebSocket {
             sent: false,
             before: (self.answers > 0, self.messages),
         });
-        if outgoing.last {
+        if outgoing.last && outgoing.standing.is_none() {
             self.last = Some(OpenReason::TargetClosed);
         }
         Started::Buffered { bytes: (head_len(text.len(), true) + text.len()) as u64 }
@@ -213,6 +231,9 @@ impl WebSocket {
 
     /// Gives a call up.
     pub(super) fn abandon(&mut self, arrival: Id) {
+        if self.standing.take_if(|own| own.arrival == arrival).is_some() {
+            self.last.get_or_insert(OpenReason::AfterTimeout);
+        }
         let Some((place, call)) = self.calls.iter().find(|(_, call)| call.arrival == arrival)
         else {
             return;
@@ -254,6 +275,10 @@ impl WebSocket {
                 Ok(Parsed::More) => continue,
                 Ok(Parsed::Established) => return Some(Event::Established),
                 Ok(Parsed::Stray(fault)) => return Some(Event::Stray { fault }),
+                Ok(Parsed::Standing(parsed)) => {
+                    resources.bodies.budget.release(std::mem::take(&mut self.held));
+                    return Some(self.standing_event(parsed, &resources.scratch));
+                }
                 Ok(Parsed::Answered(place, bytes, location)) => {
                     resources.bodies.budget.release(std::mem::take(&mut self.held));
                     return Some(self.answered(place, bytes, location, transport, resources));
@@ -343,11 +368,23 @@ impl WebSocket {
                 self.output.count_reply(head_len(payload.len(), true) + payload.len());
                 return Ok(Parsed::More);
             }
+            Message::Pong(payload) if let Some(standing) = &mut self.standing => {
+                let is_own = standing.is_answered_by(payload);
+                return Ok(if is_own {
+                    Parsed::Standing(standing::Parsed::Ponged)
+                } else {
+                    Parsed::More
+                });
+            }
             Message::Ping(_) | Message::Pong(_) => return Ok(Parsed::More),
             Message::Close { code, reason } => return Err(ends::closed_by_peer(code, reason)),
         };
         let id = match said(text) {
             Said::Answer(id) => id,
+            Said::Method if let Some(standing) = &self.standing => {
+                let parsed = standing.notified(text, bytes, scratch);
+                return Ok(Parsed::Standing(parsed));
+            }
             Said::Method => return Ok(Parsed::Stray(Fault::Notification)),
             Said::Other => return Ok(Parsed::Stray(Fault::UnknownAnswer)),
         };
@@ -363,10 +400,20 @@ impl WebSocket {
         if let Some((_, trace)) = self.traces.iter_mut().find(|(own, _)| *own == call.arrival) {
             trace.response.extend(text);
         }
-        let start = (text.as_ptr() as usize).checked_sub(scratch.as_ptr() as usize);
-        let location = start.map(|start| start..start + text.len());
-        let location = location.filter(|own| own.end <= scratch.len());
-        Ok(Parsed::Answered(place, bytes, location))
+        if let Some(standing) = self.standing.as_mut().filter(|own| own.call == id) {
+            match standing.confirmed(text, bytes) {
+                Some(parsed) => {
+                    self.remove(place as usize);
+                    return Ok(Parsed::Standing(parsed));
+                }
+                // It is judged as any answer.
+                None => {
+                    self.standing = None;
+                    self.last.get_or_insert(OpenReason::NoneIdle);
+                }
+            }
+        }
+        Ok(Parsed::Answered(place, bytes, location(text, scratch)))
     }
 
     fn answered<'a, K: Socket>(
@@ -394,6 +441,13 @@ impl WebSocket {
         };
         Event::Answered { arrival: call.arrival, bytes, answer }
     }
+}
+
+/// Where a part of a message is in the read buffer, if it is there.
+fn location(text: &[u8], scratch: &[u8]) -> Option<Range<usize>> {
+    let start = (text.as_ptr() as usize).checked_sub(scratch.as_ptr() as usize)?;
+    let own = start..start + text.len();
+    (own.end <= scratch.len()).then_some(own)
 }
 
 /// The failure of a peer that broke the protocol.

@@ -210,6 +210,19 @@ impl<S: System> Dispatcher<S> {
                         self.fail_with(id, &failure, peer, now);
                     }
                 }
+                Event::Opened { arrival, status, bytes } => {
+                    self.opened(arrival, (status, bytes), now);
+                }
+                Event::Received { arrival: id, bytes, message } => {
+                    let arrival = self.arrivals.get_mut(id);
+                    let spec = &self.shared.plan.requests[arrival.exchange.request as usize];
+                    if let Some(spec) = &spec.standing {
+                        let times = (now, self.system.started_at_unix());
+                        let recorder = &mut self.recorder;
+                        self.standings.receive((arrival, spec), (message, bytes), times, recorder);
+                    }
+                }
+                Event::Ponged { arrival } => self.ponged(arrival, now),
                 Event::Stray { fault } => self.recorder.counts.faults.count(fault),
                 Event::Closed { reason, failure } => {
                     self.close_connection(key, reason, failure, now);

@@ -52,7 +52,10 @@ pub(super) fn step(
     let plan = &shared.plan;
     let index = arrival.exchange.request as usize;
     let (spec, request) = (&plan.requests[index], &shared.requests[index]);
-    if plan.redirects > 0 && matches!(answer.status, 301 | 302 | 303 | 307 | 308) {
+    if plan.redirects > 0
+        && spec.standing.is_none()
+        && matches!(answer.status, 301 | 302 | 303 | 307 | 308)
+    {
         return follow(shared, arrival, answer);
     }
     if let Some(call) = answer.call {

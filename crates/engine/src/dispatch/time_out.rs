@@ -43,19 +43,19 @@ impl<S: System> Dispatcher<S> {
 
     /// Ends all arrivals in flight.
     pub(crate) fn abort_all(&mut self, now: Nanos) {
-        while let Some((_, id)) = self.arrivals.first_due() {
-            self.time_out(id, Some(ErrorClass::Aborted), now);
+        while let Some(id) = self.arrivals.any() {
+            self.time_out(id, Some(Cause::of(ErrorClass::Aborted)), now);
         }
     }
 
-    fn time_out(&mut self, id: Id, class: Option<ErrorClass>, now: Nanos) {
+    fn time_out(&mut self, id: Id, cause: Option<Cause>, now: Nanos) {
         match self.arrivals[id].exchange.state {
-            State::OnConnection(key) => self.abandon(id, key as usize, class, now),
+            State::OnConnection(key) => self.abandon(id, key as usize, cause, now),
             State::Waiting => {
                 let pool = request_of(&self.shared, &self.arrivals[id]).pool;
                 self.leave_queue(pool, now);
-                match class {
-                    Some(class) => self.fail(id, now, Cause::of(class)),
+                match cause {
+                    Some(cause) => self.fail(id, now, cause),
                     None => self.fail_unserved(id, pool, now),
                 }
                 self.forget_ended(pool);
@@ -65,12 +65,12 @@ impl<S: System> Dispatcher<S> {
 
     /// Ends an arrival whose exchange is on a connection; with HTTP/1.1, this closes the
     /// connection.
-    fn abandon(&mut self, id: Id, key: usize, class: Option<ErrorClass>, now: Nanos) {
+    pub(super) fn abandon(&mut self, id: Id, key: usize, cause: Option<Cause>, now: Nanos) {
         let arrival = &self.arrivals[id];
         let pool = &mut self.pools[self.connections[key].pool as usize];
         pool.end(now);
-        let cause = match (class, arrival.exchange.sent_at) {
-            (Some(class), _) => Cause::of(class),
+        let cause = match (cause, arrival.exchange.sent_at) {
+            (Some(cause), _) => cause,
             (None, Some(sent_at)) => {
                 let middle = Nanos((arrival.deadline + sent_at).0 / 2);
                 if arrival.exchange.capped && pool.is_unlikely(arrival.deadline, middle) {

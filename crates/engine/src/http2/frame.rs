@@ -51,6 +51,7 @@ pub(crate) mod setting {
 pub(crate) struct Code(pub(crate) u32);
 
 impl Code {
+    pub(crate) const NO_ERROR: Code = Code(0);
     pub(crate) const PROTOCOL_ERROR: Code = Code(1);
     pub(crate) const FLOW_CONTROL_ERROR: Code = Code(3);
     pub(crate) const STREAM_CLOSED: Code = Code(5);

@@ -201,7 +201,7 @@ pub(super) fn put_integer(kind: u8, bits: u32, value: usize, out: &mut Vec<u8>) 
 
 /// Appends a string, not Huffman-coded: that would save a few bytes of what varies, as what does not is
 /// sent once.
-pub(super) fn put_string(bytes: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn put_string(bytes: &[u8], out: &mut Vec<u8>) {
     put_integer(0, 7, bytes.len(), out);
     out.extend_from_slice(bytes);
 }

@@ -15,11 +15,19 @@ pub(super) struct Draft {
     pub(super) targets: Vec<(String, usize)>,
     /// If set, the plan has two streams of this rate and duration, each with its own target.
     pub(super) streams: Option<(u64, u64)>,
+    /// Instead of all but the seed and the timeout.
+    pub(super) raw: Option<String>,
 }
 
 impl Draft {
     /// Parses the plan.
     pub(super) fn read(&self, seed: u64) -> Arc<Plan> {
+        if let Some(raw) = &self.raw {
+            let timeout = self.timeout_ms;
+            return Draft::parse(format!(
+                "seed = {seed}\ntimeout = \"{timeout}ms\"\ngrace = \"60s\"\n{raw}"
+            ));
+        }
         let load = if self.streams.is_some() { "" } else { &self.load };
         let mut text = format!(
             "seed = {seed}\n{load}timeout = \"{}ms\"\ngrace = \"60s\"\nconnections = {{ {} }}\n{}",

@@ -6,6 +6,7 @@
 
 use super::http2::{self, Heard};
 use super::peer::{Ending, Peer, Reply, reply_bytes};
+use super::standing;
 use crate::control::Command;
 use crate::system::resolve::{Query, Resolved};
 use crate::system::{Message, READY_MAX, Readiness, Wait};
@@ -76,6 +77,8 @@ struct SocketState {
     reach_at: u64,
     /// If the peer speaks HTTP/2: its end, and what was written so far.
     http2: Option<(http2::Connection, http2::Requests)>,
+    /// If the peer serves what stays open: its end.
+    standing: Option<standing::Connection>,
 }
 
 /// A name's addresses, or a resolution error.
@@ -281,6 +284,9 @@ impl World {
         if socket.http2.is_some() {
             return self.reach_http2(id, at, &bytes);
         }
+        if socket.standing.is_some() {
+            return self.reach_standing(id, at, &bytes);
+        }
         socket.request.extend_from_slice(&bytes);
         socket.idle_since = at;
         let peer = self.peers.get_mut(&address).expect("a peer that was connected to");
@@ -298,8 +304,24 @@ impl World {
         let socket = self.sockets.get_mut(&id).expect("a socket");
         let (address, (connection, _)) = (socket.address, socket.http2.as_mut().expect("as above"));
         let peer = &self.peers[&address];
-        let half = peer.rtt / 2;
-        for sent in connection.receive(bytes, peer, at, &mut self.random) {
+        let sent = connection.receive(bytes, peer, at, &mut self.random);
+        self.send(id, at, sent);
+    }
+
+    fn reach_standing(&mut self, id: usize, at: u64, bytes: &[u8]) {
+        let socket = self.sockets.get_mut(&id).expect("a socket");
+        let (address, connection) = (socket.address, socket.standing.as_mut());
+        let connection = connection.expect("a server of what stays open");
+        *self.seen.reached.entry(address).or_default() += 1;
+        let sent = connection.receive(bytes, &self.peers[&address], &mut self.random);
+        self.send(id, at, sent);
+    }
+
+    /// Schedules what a peer sends.
+    fn send(&mut self, id: usize, at: u64, all: Vec<http2::Sent>) {
+        let address = self.sockets[&id].address;
+        let half = self.peers[&address].rtt / 2;
+        for sent in all {
             let arrives = at + sent.after + half;
             if let Some(seq) = sent.answers {
                 *self.seen.reached.entry(address).or_default() += 1;
@@ -378,6 +400,11 @@ impl World {
                 .peers
                 .get(&to)
                 .is_some_and(|peer| peer.http2.is_some())
+                .then(Default::default),
+            standing: self
+                .peers
+                .get(&to)
+                .is_some_and(|peer| peer.standing.is_some())
                 .then(Default::default),
         };
         self.next_socket += 1;

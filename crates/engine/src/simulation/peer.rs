@@ -1,6 +1,7 @@
 //! Simulated servers that act on their script, at the level of bytes.
 
 use super::http2::Http2Script;
+use super::standing::StandingScript;
 use plimsoll_measure::rng::Sequence;
 use std::rc::Rc;
 
@@ -72,6 +73,8 @@ pub(super) struct Peer {
     pub(super) result: usize,
     /// If it speaks HTTP/2 instead of HTTP/1.1.
     pub(super) http2: Option<Http2Script>,
+    /// If it serves what stays open.
+    pub(super) standing: Option<StandingScript>,
 }
 
 impl Peer {
@@ -90,6 +93,7 @@ impl Peer {
             answers_first: false,
             result: 3,
             http2: None,
+            standing: None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The script of a seed: a plan, a network with its failures, and the side at fault.
 
 mod http2;
+mod standing;
 
 use super::draft::Draft;
 use super::net::World;
@@ -28,6 +29,9 @@ pub(super) enum AtFault {
 pub(super) const LATER: u64 = 3_000;
 /// The first seed of [`Kind::HTTP2`].
 pub(super) const HTTP2: u64 = LATER + 300;
+
+/// The first seed of [`Kind::STANDING`].
+pub(super) const STANDING: u64 = HTTP2 + 420;
 
 /// The script of a seed.
 pub(super) struct Script {
@@ -98,6 +102,14 @@ pub(super) enum Kind {
     Http2Silent,
     Http2Partial,
     Http2Stalled,
+    Idle,
+    IdleDead,
+    Subscribed,
+    SubscribedOdd,
+    SubscribedHostile,
+    Events,
+    EventsOdd,
+    EventsHostile,
 }
 
 impl Kind {
@@ -132,12 +144,31 @@ impl Kind {
         let (own, kinds) = match seed {
             ..LATER => (seed, &Kind::ALL[..]),
             LATER..HTTP2 => (seed - LATER, &Kind::LATER[..]),
-            _ => (seed - HTTP2, &Kind::HTTP2[..]),
+            HTTP2..STANDING => (seed - HTTP2, &Kind::HTTP2[..]),
+            _ => (seed - STANDING, &Kind::STANDING[..]),
         };
         kinds[(own % kinds.len() as u64) as usize]
     }
 
     const LATER: [Kind; 3] = [Kind::InFlight, Kind::InFlightStalled, Kind::Retried];
+
+    /// Whether its exchanges stay open.
+    pub(super) fn stays_open(self) -> bool {
+        Kind::STANDING.contains(&self)
+    }
+
+    const STANDING: [Kind; 10] = [
+        Kind::Idle,
+        Kind::IdleDead,
+        Kind::Subscribed,
+        Kind::SubscribedOdd,
+        Kind::SubscribedHostile,
+        Kind::SubscribedHostile,
+        Kind::Events,
+        Kind::EventsOdd,
+        Kind::EventsHostile,
+        Kind::SubscribedOdd,
+    ];
 
     const HTTP2: [Kind; 14] = [
         Kind::Http2,
@@ -222,6 +253,7 @@ impl Script {
             target: String::new(),
             targets: vec![("http://10.0.0.1".into(), 0)],
             streams: None,
+            raw: None,
         };
         let mut peer = Peer::healthy(within(c, 200, 30_000) * 1_000);
         peer.fragmented = c.below(3) == 0;
@@ -550,6 +582,14 @@ fn set_up(
         | Kind::Http2Silent
         | Kind::Http2Partial
         | Kind::Http2Stalled => http2::set_up(kind, c, base, draft, peer, parts),
+        Kind::Idle
+        | Kind::IdleDead
+        | Kind::Subscribed
+        | Kind::SubscribedOdd
+        | Kind::SubscribedHostile
+        | Kind::Events
+        | Kind::EventsOdd
+        | Kind::EventsHostile => standing::set_up(kind, c, draft, peer, parts),
         Kind::ChangedRate => parts.change = Change::Rate,
         Kind::HandedOver => parts.change = Change::Shards,
     }

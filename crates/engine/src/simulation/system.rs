@@ -19,6 +19,10 @@ impl System for SimSystem {
         self.0.borrow_mut().now()
     }
 
+    fn started_at_unix(&self) -> Nanos {
+        super::STARTED_AT_UNIX
+    }
+
     fn connect(&mut self, route: Route, token: usize) -> io::Result<SimSocket> {
         let id = self.0.borrow_mut().connect(route.to, token)?;
         Ok(SimSocket { world: self.0.clone(), id })

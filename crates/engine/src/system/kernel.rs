@@ -39,6 +39,7 @@ impl Mailbox {
 /// The machine as seen by one worker.
 pub(crate) struct Kernel {
     clock: Clock,
+    started_at_unix: Nanos,
     poll: Poll,
     events: Events,
     timer: Timer,
@@ -58,6 +59,7 @@ impl Kernel {
         let (sender, messages) = channel();
         Ok(Kernel {
             clock: Clock::start_in(Duration::from_secs(3600)),
+            started_at_unix: Nanos::ZERO,
             poll,
             events: Events::with_capacity(READY_MAX),
             timer,
@@ -85,6 +87,7 @@ impl Kernel {
             // Commands sent before the start are handled by the first iteration.
             self.woken = true;
         }
+        self.started_at_unix = Nanos(WallClock::now().unix_ns) - clock.now();
         Ok(())
     }
 }
@@ -95,6 +98,10 @@ impl System for Kernel {
     #[inline]
     fn now(&self) -> Nanos {
         self.clock.now()
+    }
+
+    fn started_at_unix(&self) -> Nanos {
+        self.started_at_unix
     }
 
     fn connect(&mut self, route: Route, token: usize) -> io::Result<KernelSocket> {

@@ -3,8 +3,8 @@
 use super::*;
 use crate::names::{ErrorClass, Fault, OpenReason, Tally};
 use crate::{
-    CpuTimes, HostSample, RunFacts, Scraped, Sending, Sockets, Softnet, SplitValue, TcpCounter,
-    ThreadTime, Throttled, Usage, WallClock, Window,
+    CpuTimes, HostSample, Order, RunFacts, Scraped, Sending, Sockets, Softnet, SplitValue,
+    TcpCounter, ThreadTime, Throttled, Usage, WallClock, Window,
 };
 
 fn sample(seed: u64) -> Snapshot {
@@ -19,6 +19,15 @@ fn sample(seed: u64) -> Snapshot {
     stats.errors.count(ErrorClass::RpcError);
     stats.errors.count(ErrorClass::NoConnection);
     (stats.bytes_in, stats.bytes_out) = (100, 200);
+    let messages = stats.messages_mut();
+    (messages.opened, messages.kept, messages.dropped) = (1, 1, 1);
+    messages.opening.record(Nanos(7_000 + seed));
+    for order in [Order::InOrder { missing: 3 }, Order::Duplicate] {
+        messages.count(order, 40);
+    }
+    messages.first.record(Nanos(1_000_000));
+    messages.interval.record(Nanos(2_000_000 + seed));
+    messages.count_lag(Nanos(500), Nanos(400));
     let stream = &mut snapshot.streams[0];
     (stream.planned_rate, stream.dispatched) = (5000.0, 4);
     (0..4).for_each(|i| stream.lag.record(Nanos(i)));
@@ -231,7 +240,10 @@ fn seconds_append_and_workers_join() {
     assert_eq!(joined.total(), appended.total());
     joined.assert_identities();
     joined.clear();
-    assert_eq!(joined, Snapshot::new(2, 1, 2));
+    let mut blank = Snapshot::new(2, 1, 2);
+    // Its allocation is kept.
+    blank.stats[1].messages_mut();
+    assert_eq!(joined, blank);
 }
 
 fn facts() -> RunFacts {

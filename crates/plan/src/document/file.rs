@@ -34,6 +34,8 @@ pub(super) struct Files<'p> {
     pub(super) recorded: Option<&'p [String]>,
     /// Which headers are sent besides those of the plan.
     pub(super) default_headers: Cell<DefaultHeaders>,
+    /// Whether the targets that are read open something that stays open.
+    pub(super) stays_open: Cell<bool>,
     /// The bytes of the only target file, if it is not to be read: the first request of a stream.
     first: Option<&'p [u8]>,
     /// How the rest of that stream is read.
@@ -47,7 +49,17 @@ impl<'p> Files<'p> {
         let (readable, inlinable) = (Cell::new(FILES_MAX), Cell::new(INLINE_MAX));
         let default_headers = Cell::default();
         let (first, stream) = (None, RefCell::default());
-        Files { folder, recorded: None, default_headers, first, stream, readable, inlinable }
+        let stays_open = Cell::default();
+        Files {
+            folder,
+            recorded: None,
+            default_headers,
+            stays_open,
+            first,
+            stream,
+            readable,
+            inlinable,
+        }
     }
 
     /// The files of a plan whose only target file is a stream that begins with this request.
@@ -131,8 +143,15 @@ const STDIN: &str = "-";
 fn stand_in(origin: &str) -> Option<RequestSpec> {
     let url = Text::plain(format!("{origin}/"));
     let (headers, body) = (Vec::new(), RawBody::Empty);
-    let request =
-        RawRequest { method: "GET".into(), url, headers, body, chunked: None, is_websocket: false };
+    let request = RawRequest {
+        method: "GET".into(),
+        url,
+        headers,
+        body,
+        chunked: None,
+        is_websocket: false,
+        standing: None,
+    };
     request.spec(&TargetDefaults::default(), &Expectation::default(), |_, _| {})
 }
 
@@ -345,6 +364,7 @@ impl FileReader<'_, '_> {
             body,
             chunked: None,
             is_websocket: false,
+            standing: None,
         };
         let expect = Default::default();
         let spec = raw.spec(self.defaults, &expect, |part, problem| {

@@ -2,8 +2,9 @@
 
 use super::file::Files;
 use super::request::read_target;
+use super::sockets::{check_effect, check_without, read_sockets};
 use super::spec::is_token;
-use crate::stream::{Arrivals, Counted, End, Load, Stream};
+use crate::stream::{Arrivals, Counted, End, Load, Sockets, Stream};
 use crate::{Deck, Profile, RequestSpec, Stage, Target, domain};
 use plimsoll_config::{Field, Table};
 use plimsoll_measure::Nanos;
@@ -11,7 +12,7 @@ use plimsoll_measure::rng::Key;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Keys of a stream, which a plan with only one stream has at the top level.
-const STREAM_KEYS: [&str; 11] = [
+const STREAM_KEYS: [&str; 15] = [
     "agents",
     "rate",
     "users",
@@ -23,10 +24,14 @@ const STREAM_KEYS: [&str; 11] = [
     "start",
     "labels",
     "target",
+    "sockets",
+    "per_second",
+    "ping",
+    "silence",
 ];
 /// More arrivals than this are most likely a typo, and exceed the schedule's precision.
 const REQUESTS_MAX: u64 = 1_000_000_000_000;
-const USERS_MAX: u64 = 1_000_000;
+pub(super) const USERS_MAX: u64 = 1_000_000;
 /// It is compared with each header of each answer.
 const SPLIT_HEADER_MAX: usize = 64;
 const SPLIT_HINT: &str =
@@ -125,17 +130,31 @@ impl StreamReader<'_, '_> {
         let labels = labels.map(|table| super::read_tags(&table, "a label")).unwrap_or_default();
         let agents = self.table.field("agents").and_then(|f| f.table("agents"));
         let agents = agents.map(|table| super::read_pairs(&table, "an agent's label"));
+        let sockets = self.table.field("sockets");
+        self.files.stays_open.set(sockets.is_some());
+        let first_request = requests.len();
         let weights = self.targets(all, requests, &labels);
+        if sockets.is_some() {
+            check_effect(self.table, &requests[first_request..]);
+        }
         let start = self.table.field("start").and_then(|f| f.duration()).map(Nanos::from);
-        let load = self.load();
+        let load = match &sockets {
+            Some(count) => read_sockets(self.table, count)
+                .map(|(load, end, sockets)| (load, end, Vec::new(), Some(sockets))),
+            None => {
+                check_without(self.table);
+                self.load().map(|(load, end, stages)| (load, end, stages, None))
+            }
+        };
         let deck = weights.map(|weights| Deck::new(&weights, self.key.with(domain::DECK)))?;
-        let (load, end, stages) = load?;
+        let (load, end, stages, sockets): (_, _, _, Option<Sockets>) = load?;
         Some(Stream {
             name: self.name,
             labels,
             agents: agents.unwrap_or_default(),
             start: start.unwrap_or_default(),
             load,
+            sockets,
             end,
             stages,
             split_by: None,
@@ -227,8 +246,8 @@ impl StreamReader<'_, '_> {
         }
         if rate.is_none() && users.is_none() && stages.is_none() {
             table.problem(
-                format!("stream \"{}\" has no \"rate\", \"users\" or \"stages\"", self.name),
-                "add rate = \"100/s\" (open model) or users = 10 (closed model)",
+                format!("stream \"{}\" has no \"rate\", \"users\", \"stages\" or \"sockets\"", self.name),
+                "add rate = \"100/s\" (open model), users = 10 (closed model), or sockets = 100 (stay open)",
             );
             return None;
         }
@@ -316,7 +335,7 @@ impl StreamReader<'_, '_> {
     }
 }
 
-fn check_rate(rate: f64, field: &Field<'_>) -> Option<f64> {
+pub(super) fn check_rate(rate: f64, field: &Field<'_>) -> Option<f64> {
     if rate > 0.0 && rate <= RATE_MAX {
         return Some(rate);
     }

@@ -1,12 +1,13 @@
 //! Reads targets: one request, several in turn, or the requests of a file.
 
 use super::file::{FileKeys, Files, read_target_file};
+use super::sockets::{Opens, needs_sockets, read_opens};
 use super::spec::{
     Expectation, Part, RawBody, RawRequest, TRANSFERS, TargetDefaults, check_header, read_header,
     split_request,
 };
 use super::{read_tags, read_texts};
-use crate::{RequestSpec, Target};
+use crate::{RequestSpec, Standing, Target};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use plimsoll_config::{Field, Table, Text, read_file};
@@ -30,8 +31,10 @@ pub(super) fn read_target(
     let weight = table.field("weight").and_then(|f| f.integer(0, 1_000_000)).unwrap_or(1) as u32;
     let tags = table.field("tags").and_then(|f| f.table("tags"));
     let tags = tags.map(|tags| read_tags(&tags, "a tag")).unwrap_or_default();
-    let (file, several) = (table.field("file"), table.field("turn"));
-    let (format, digest) = (table.field("format"), table.field("digest"));
+    let stays_open = files.stays_open.get();
+    let requests_only = |key| if stays_open { None } else { table.field(key) };
+    let (file, several) = (requests_only("file"), requests_only("turn"));
+    let (format, digest) = (requests_only("format"), table.field("digest"));
     let (body_folder, literal) = (table.field("body_folder"), table.field("literal"));
     let of_files = [
         ("format", &format),
@@ -139,8 +142,17 @@ fn read_request(
     defaults: (&TargetDefaults, Option<&Field<'_>>),
     what: &str,
 ) -> Option<RequestSpec> {
-    let (request, websocket) = (table.field("request"), table.field("ws"));
     let headers = read_headers(table, "headers");
+    if files.stays_open.get() {
+        return read_opens(table).and_then(|opens| spec_of(opens, headers, defaults.0));
+    }
+    for key in ["subscribe", "sse", "numbered"] {
+        if let Some(field) = table.field(key) {
+            let problem = needs_sockets(key);
+            field.problem_with_key(problem.0, problem.1);
+        }
+    }
+    let (request, websocket) = (table.field("request"), table.field("ws"));
     let body = read_body(table, files);
     let expect = read_expectation(table);
     let chunked = read_transfer(table);
@@ -172,7 +184,8 @@ fn read_request(
     let (expect, rpc_field) = expect?;
     let (defaults, default_field) = defaults;
     let rpc_field = rpc_field.as_ref().or(default_field);
-    let raw = RawRequest { method, url, headers, body, chunked, is_websocket };
+    let standing = None;
+    let raw = RawRequest { method, url, headers, body, chunked, is_websocket, standing };
     raw.spec(defaults, &expect, |part, problem| {
         let at = match part {
             Part::Method | Part::Url => &field,
@@ -181,6 +194,32 @@ fn read_request(
             Part::Header(_) => unreachable!("headers of a table are already validated"),
         };
         at.problem(problem.0, problem.1);
+    })
+}
+
+/// The request that opens what stays open.
+fn spec_of(
+    opens: Opens<'_>,
+    mut headers: Vec<(String, Text)>,
+    defaults: &TargetDefaults,
+) -> Option<RequestSpec> {
+    let is_websocket = !matches!(opens.standing, Standing::Events { .. });
+    let method = if is_websocket { WEBSOCKET } else { "GET" };
+    let accepts = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("accept"));
+    if !is_websocket && !accepts {
+        headers.push(("Accept".into(), Text::plain("text/event-stream")));
+    }
+    let raw = RawRequest {
+        method: method.into(),
+        url: opens.url.clone(),
+        headers,
+        body: opens.body.clone(),
+        chunked: None,
+        is_websocket,
+        standing: Some(opens.standing.clone()),
+    };
+    raw.spec(defaults, &Expectation::default(), |part, problem| {
+        opens.at(part).problem(problem.0, problem.1);
     })
 }
 

@@ -7,8 +7,8 @@ mod websocket;
 use crate::show::{expect_table, headers_table};
 use crate::template::Values;
 use crate::{
-    Body, DefaultHeaders, Expect, Header, RequestSpec, RpcExpect, StatusRange, Template, Url,
-    go_escaped, percent_encode,
+    Body, DefaultHeaders, Expect, Header, RequestSpec, RpcExpect, Standing, StatusRange, Template,
+    Url, go_escaped, percent_encode,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -115,6 +115,8 @@ pub(super) struct RawRequest {
     pub(super) chunked: Option<bool>,
     /// Whether it is a call over WebSocket: the URL and the headers open the connection.
     pub(super) is_websocket: bool,
+    /// What it opens, if that stays open.
+    pub(super) standing: Option<Standing>,
 }
 
 /// Settings of a target that apply to all its requests unless a request overrides them.
@@ -230,7 +232,8 @@ impl RawRequest {
         };
         let body = body.read(&mut placed).map_err(|fault| note(Part::Body, fault)).ok()?;
         let is_rpc = asks_json_rpc(&body);
-        if let Some(fault) = websocket::check_call(&body).filter(|_| is_websocket) {
+        let is_silent = self.standing == Some(Standing::Socket);
+        if let Some(fault) = websocket::check_call(&body).filter(|_| is_websocket && !is_silent) {
             note(Part::Url, fault);
         }
         let adds_type =
@@ -260,6 +263,7 @@ impl RawRequest {
             body,
             chunked,
             expect,
+            standing: self.standing,
         })
     }
 }

@@ -210,7 +210,10 @@ fn bad_loads() {
     );
     check_flat("rate = \"1/s\"\nduration = \"0s\"", "\"duration\" must be longer than zero");
     check_flat("rate = \"1/s\"", "stream \"main\" has neither \"duration\" nor \"requests\"");
-    check_flat("duration = \"1s\"", "stream \"main\" has no \"rate\", \"users\" or \"stages\"");
+    check_flat(
+        "duration = \"1s\"",
+        "stream \"main\" has no \"rate\", \"users\", \"stages\" or \"sockets\"",
+    );
     check_flat(
         "rate = \"1/s\"\nusers = 5\nduration = \"1s\"",
         "plan.toml:2:1: \"rate\" and \"users\" cannot be used together",

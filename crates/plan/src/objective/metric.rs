@@ -2,9 +2,9 @@
 
 use super::{Metric, TimeKind, TimeStat};
 use plimsoll_config::nearest;
-use plimsoll_measure::{ErrorClass, Listed};
+use plimsoll_measure::{ErrorClass, Listed, MessageCounts};
 
-const METRICS: [&str; 13] = [
+const METRICS: [&str; 15] = [
     "success",
     "errors",
     "unsent",
@@ -18,6 +18,8 @@ const METRICS: [&str; 13] = [
     "service_time.<stat>",
     "lag.<stat>",
     "wait.<stat>",
+    "messages.<count>",
+    "messages.<time>.<stat>",
 ];
 
 /// Names that other load generators use, and the corresponding metric.
@@ -70,30 +72,64 @@ pub(super) fn read(text: &str) -> Result<Metric, (String, String)> {
             })?;
             return Ok(Metric::Status { from, to });
         }
+        ("messages", name) => return read_messages(text, name),
         _ => {}
     }
     let kind = TimeKind::NAMES.iter().find(|(name, _)| *name == head);
     let Some((_, kind)) = kind else { return Err(unknown(text, head, tail)) };
-    let stat = match tail {
+    let stat = read_stat(tail);
+    stat.map(|stat| Metric::Time(*kind, stat)).ok_or_else(|| no_stat(text, head, tail))
+}
+
+/// Reads the rest of `messages.…`: a count, or a time and its statistic.
+fn read_messages(text: &str, name: &str) -> Result<Metric, (String, String)> {
+    let own = MessageCounts::default();
+    let (counts, times) = (own.counts(), own.histograms());
+    let (name, stat) = name.split_once('.').unwrap_or((name, ""));
+    if let Some((_, count)) = counts.iter().find(|(_, own)| *own == name && stat.is_empty()) {
+        return Ok(Metric::MessageCount(count));
+    }
+    if let Some((_, time)) = times.iter().find(|(_, own)| *own == name) {
+        let of = format!("messages.{name}");
+        let stat_read = read_stat(stat).ok_or_else(|| no_stat(text, &of, stat))?;
+        return Ok(Metric::MessageTime(time, stat_read));
+    }
+    let known = counts.iter().map(|(_, own)| *own).chain(times.iter().map(|(_, own)| *own));
+    let hint = match nearest(name, known) {
+        Some(near) => format!("did you mean \"messages.{near}\"?"),
+        None => {
+            let counts: Vec<&str> = counts.iter().map(|(_, own)| *own).collect();
+            let times: Vec<&str> = times.iter().map(|(_, own)| *own).collect();
+            format!("counts: {}; times: {}", counts.join(", "), times.join(", "))
+        }
+    };
+    Err((format!("unknown metric \"{text}\""), hint))
+}
+
+/// `p99`, `mean` and the like.
+fn read_stat(text: &str) -> Option<TimeStat> {
+    match text {
         "min" => Some(TimeStat::Min),
         "mean" => Some(TimeStat::Mean),
         "max" => Some(TimeStat::Max),
-        _ => tail.strip_prefix('p').and_then(quantile).map(TimeStat::Quantile),
+        _ => text.strip_prefix('p').and_then(quantile).map(TimeStat::Quantile),
+    }
+}
+
+/// The problem of a time without a statistic that is known.
+fn no_stat(text: &str, head: &str, tail: &str) -> (String, String) {
+    let known = "min, mean, p50, p90, p95, p99, p99.9 (any pNN.N) or max";
+    let hint = match tail {
+        "avg" | "average" => format!("did you mean \"{head}.mean\"?"),
+        "med" | "median" => format!("did you mean \"{head}.p50\"?"),
+        "" => format!("write it like {head}.p99; the statistics are {known}"),
+        _ => format!("the statistics are {known}"),
     };
-    stat.map(|stat| Metric::Time(*kind, stat)).ok_or_else(|| {
-        let known = "min, mean, p50, p90, p95, p99, p99.9 (any pNN.N) or max";
-        let hint = match tail {
-            "avg" | "average" => format!("did you mean \"{head}.mean\"?"),
-            "med" | "median" => format!("did you mean \"{head}.p50\"?"),
-            "" => format!("write it like {head}.p99; the statistics are {known}"),
-            _ => format!("the statistics are {known}"),
-        };
-        let message = match tail {
-            "" => format!("\"{head}\" needs a statistic"),
-            _ => format!("\"{text}\" is not a statistic of {head}"),
-        };
-        (message, hint)
-    })
+    let message = match tail {
+        "" => format!("\"{head}\" needs a statistic"),
+        _ => format!("\"{text}\" is not a statistic of {head}"),
+    };
+    (message, hint)
 }
 
 /// An example of an objective with this metric, or with the one that it probably stands for.
@@ -106,7 +142,8 @@ pub(super) fn example(metric: &str) -> String {
     let value = match named.as_deref().map(read) {
         Some(Ok(Metric::Success)) => ">= 99%",
         Some(Ok(Metric::RateOk | Metric::RateSent)) => ">= 100/s",
-        Some(Ok(Metric::Time(..))) => "< 250ms",
+        Some(Ok(Metric::MessageCount(_))) => "== 0",
+        Some(Ok(Metric::Time(..) | Metric::MessageTime(..))) => "< 250ms",
         Some(Ok(_)) => "< 1%",
         Some(Err(_)) | None => return super::Objective::FORM.into(),
     };

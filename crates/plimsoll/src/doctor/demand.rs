@@ -21,7 +21,7 @@ pub(crate) fn of_plan(plan: &Plan, workers: usize) -> Demand {
     let destinations = origins.iter().map(|origin| Destination {
         name: format!("{}:{}", origin.host, origin.port),
         is_local: is_loopback(&origin.host),
-        connections: plan.connection_limit(origin.scheme).0,
+        connections: plan.connection_limit(origin).0,
         needed: open_at_once(plan, origin),
         opened: if rules.reuse { 0.0 } else { rate_to(plan, origin) },
     });
@@ -92,7 +92,7 @@ fn open_at_once(plan: &Plan, origin: &Origin) -> u64 {
         let targets = &plan.targets[stream.targets.clone()];
         let mut requests =
             targets.iter().flat_map(|target| &plan.requests[target.requests.clone()]);
-        requests.all(|request| request.url.origin() == *origin)
+        requests.all(|request| request.origin() == *origin)
     };
     let users = plan.streams.iter().filter(goes_here).map(|stream| match &stream.load {
         Load::Closed { profile, think_time: Nanos::ZERO } if stream.start == Nanos::ZERO => {
@@ -100,7 +100,7 @@ fn open_at_once(plan: &Plan, origin: &Origin) -> u64 {
         }
         Load::Closed { .. } | Load::Open { .. } => 0,
     });
-    let (max, each) = plan.connection_limit(origin.scheme);
+    let (max, each) = plan.connection_limit(origin);
     users.sum::<u64>().div_ceil(each).min(max)
 }
 
@@ -110,7 +110,7 @@ fn rate_to(plan: &Plan, origin: &Origin) -> f64 {
         let (mut own, mut all) = (0.0, 0.0);
         for target in &plan.targets[stream.targets.clone()] {
             let requests = &plan.requests[target.requests.clone()];
-            let to = requests.iter().filter(|request| request.url.origin() == *origin).count();
+            let to = requests.iter().filter(|request| request.origin() == *origin).count();
             all += f64::from(target.weight);
             own += f64::from(target.weight) * to as f64 / requests.len().max(1) as f64;
         }

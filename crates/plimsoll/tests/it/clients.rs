@@ -79,12 +79,21 @@ impl Chains {
 
     /// A WebSocket server on a real library of `node` or `python`, which answers each call with its parameters.
     pub(crate) fn websocket(language: &str) -> Chains {
+        Chains::serving(language, ["websocket-server.js", "websocket_server.py"])
+    }
+
+    /// A server of event streams on `node` or on a real library of `python`.
+    pub(crate) fn events(language: &str) -> Chains {
+        Chains::serving(language, ["events-server.js", "events_server.py"])
+    }
+
+    fn serving(language: &str, [on_node, on_python]: [&str; 2]) -> Chains {
         let mut command = if language == "node" {
             let mut command = node();
-            command.arg(scripts().join("websocket-server.js"));
+            command.arg(scripts().join(on_node));
             command
         } else {
-            python_script("websocket_server.py")
+            python_script(on_python)
         };
         Chains::of(&mut command)
     }

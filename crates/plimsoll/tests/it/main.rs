@@ -40,6 +40,7 @@ mod scenarios;
 mod scrape;
 mod secrets;
 mod server;
+mod standing;
 mod stopping;
 mod structure;
 mod targets;

@@ -152,7 +152,7 @@ const UNITS: [(&str, &[&str]); 5] = [
     ("times", &["min", "mean", "p50", "p90", "p95", "p99", "p999", "max", "count"]),
 ];
 /// Objects whose keys are names.
-const MAPS: [&str; 22] = [
+const MAPS: [&str; 26] = [
     "errors",
     "error_seconds",
     "faults",
@@ -166,6 +166,10 @@ const MAPS: [&str; 22] = [
     "tags.*.*.errors",
     "streams[].errors",
     "stages[].errors",
+    "targets[].messages",
+    "tags.*.*.messages",
+    "streams[].messages",
+    "stages[].messages",
     "split[].values",
     "objectives[].where",
     "host.timeline[].namespace_tcp",
@@ -250,9 +254,10 @@ fn every_field_of_the_summary_is_documented() {
     assert!(missing.is_empty(), "docs/summary.md does not describe {missing:?}");
     // Values that are not in every summary.
     let may_lack = |field: &String| {
-        ["scrapes.groups[]", "split[].values.*", "connections.http2."]
+        ["scrapes.groups[]", "split[].values.*", "connections.http2.", "messages."]
             .iter()
             .any(|start| field.starts_with(start))
+            || field.ends_with(".messages.*")
     };
     let stale: Vec<_> = documented.difference(&found).filter(|field| !may_lack(field)).collect();
     assert!(stale.is_empty(), "docs/summary.md describes {stale:?}, which do not exist");

@@ -79,7 +79,7 @@ function panelsOf(whole) {
   const run = { ...whole, columns: steady(whole.columns), whole: whole.columns };
   return [
     ratesPanel(run), latencyPanel(run), heatPanel(run), distributionPanel(), errorsPanel(run),
-    connectionsPanel(run), lagPanel(run), ...processPanels(run), ...hostPanels(run),
+    connectionsPanel(run), messagesPanel(run), messageLagPanel(run), lagPanel(run), ...processPanels(run), ...hostPanels(run),
   ].filter((panel) => panel?.series.length).map(withSummary);
 }
 
@@ -162,6 +162,22 @@ function lagPanel(run) {
     const said = panel.series.map(({ label, values }) => upTo(panel, `p99 of ${label}`, values));
     return `Latency is lag + wait + service time; ${said.join(", ")}.`;
   };
+  return panel;
+}
+
+function messagesPanel(run) {
+  const panel = { ...overTime(run), key: "messages", title: "Messages per second", format: rate };
+  panel.series = [
+    line("messages", run.columns.messages, "teal", { fill: 0.12 }), line("missing", run.columns.missing, "orange", { width: 2 }),
+  ].filter(isUsed);
+  panel.summarize = () => panel.series.map(({ label, values }) => upTo(panel, label, values)).join(", ") + ".";
+  return panel;
+}
+
+function messageLagPanel(run) {
+  const panel = { ...overTime(run), key: "message-lag", title: "Lag of messages behind their own timestamps, p99", format: millis };
+  panel.series = [line("lag", run.columns.message_lag, "blue", { fill: 0.1 })].filter(isKnown);
+  panel.summarize = () => upTo(panel, "p99", run.columns.message_lag) + ".";
   return panel;
 }
 

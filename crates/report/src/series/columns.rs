@@ -151,6 +151,11 @@ impl TimeSeries {
         rate("ok", |counts| counts.requests.ok);
         rate("failed", |counts| counts.requests.failed);
         rate("unsent", |counts| counts.requests.unsent);
+        for (place, name) in ["messages", "missing"].into_iter().enumerate() {
+            let count = |row: &Shown<'_>| row.counts.messages.map(|own| own[place]);
+            let rate = |row: &Shown<'_>| row.per_second(count(row)?);
+            object.known(name, rows.iter().map(rate).collect());
+        }
         if scope == Scope::Run {
             let level =
                 |of: fn(&Counts) -> u64| rows.iter().map(move |row| Some(of(row.counts) as f64));
@@ -225,6 +230,7 @@ fn put_times(object: &mut Object, rows: &[Shown<'_>], scope: Scope) {
         object.known("lag", rows.iter().map(|row| millis(row.figures.lag)).collect());
         object.known("wait", rows.iter().map(|row| millis(row.figures.wait)).collect());
     }
+    object.known("message_lag", rows.iter().map(|row| millis(row.figures.message_lag)).collect());
     let heat = object.key("heat");
     heat.push('[');
     for (place, row) in rows.iter().enumerate() {

@@ -112,7 +112,7 @@ impl Summary {
         let merged = self.merged.as_ref()?;
         let mut limits: Vec<(&str, Vec<&str>)> = Vec::new();
         for run in &merged.runs {
-            let what = limit(run.limited_by, self.has_rate);
+            let what = limit(run.limited_by, self.limited_load());
             match limits.iter_mut().find(|(own, _)| *own == what) {
                 Some((_, runs)) => runs.push(&run.label),
                 None => limits.push((what, vec![&run.label])),

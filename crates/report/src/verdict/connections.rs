@@ -34,7 +34,7 @@ pub(super) use held_up::Starved;
 use held_up::{Cause, Demand, Evidence, HeldUp};
 use plimsoll_measure::units::{counted, grouped};
 use plimsoll_measure::{ErrorClass, FindingId, Nanos, OriginCounts, Severity, Side, StreamLimits};
-use plimsoll_plan::{Load, Plan, Scheme, Target, WebSocketRules};
+use plimsoll_plan::{Load, Plan, Target, WebSocketRules};
 use service_time::{Assessment, RISE_MIN, ServiceTime};
 
 /// How the users of a closed stream use an origin.
@@ -95,7 +95,7 @@ impl OriginRule {
             let part = |target: &Target| {
                 let Some(origin) = origins.get(place) else { return 1.0 };
                 let requests = &plan.requests[target.requests.clone()];
-                let here = requests.iter().filter(|request| request.url.origin() == *origin);
+                let here = requests.iter().filter(|request| request.origin() == *origin);
                 here.count() as f64 / requests.len() as f64
             };
             OriginRule::new(place, name, plan, &part)
@@ -104,7 +104,9 @@ impl OriginRule {
     }
 
     fn new(place: usize, name: String, plan: &Plan, part: &dyn Fn(&Target) -> f64) -> OriginRule {
-        let scheme = plan.origins().get(place).map_or(Scheme::Http, |origin| origin.scheme);
+        let origins = plan.origins();
+        let origin = origins.get(place);
+        let is_websocket = origin.is_some_and(|own| own.scheme.is_websocket() && !own.stays_open);
         let targets = plan.targets.iter().enumerate();
         let targets: Vec<usize> =
             targets.filter(|(_, target)| part(target) > 0.0).map(|(place, _)| place).collect();
@@ -125,7 +127,7 @@ impl OriginRule {
             place,
             name,
             closed: streams.iter().filter_map(share).collect(),
-            websocket: scheme.is_websocket().then_some(plan.connections.websocket),
+            websocket: is_websocket.then_some(plan.connections.websocket),
             streams,
             wanted: 0,
             service_time: ServiceTime::new(targets.clone()),
@@ -139,8 +141,11 @@ impl OriginRule {
             was_overloaded: false,
             occupied: Nanos::ZERO,
             in_flight: plan.max_in_flight.is_some_and(|max| {
-                let (connections, each) = plan.connection_limit(scheme);
-                max <= connections * each
+                // Redirects lead to HTTP.
+                let origin = origin.or(origins.iter().find(|own| !own.scheme.is_websocket()));
+                let (connections, each) =
+                    origin.map_or((u64::MAX, 1), |origin| plan.connection_limit(origin));
+                max <= connections.saturating_mul(each)
             }),
         }
     }

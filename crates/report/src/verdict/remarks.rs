@@ -59,6 +59,40 @@ pub(super) fn redirects_not_followed(case: &Case<'_>) -> Option<Found> {
     })
 }
 
+/// Messages of what stays open that were missing, repeated or out of order, or did not come in time.
+pub(super) fn messages(case: &Case<'_>) -> Option<Found> {
+    let messages = case.all.stats.messages.as_deref()?;
+    let was = |n: u64, what: &str| {
+        (n > 0).then(|| format!("{} {} {what}", grouped(n), if n == 1 { "was" } else { "were" }))
+    };
+    let silences = (messages.silences > 0).then(|| {
+        format!("{} lasted longer than the plan allows", counted(messages.silences, "silence"))
+    });
+    let parts = [
+        was(messages.gaps, "missing by their numbers"),
+        was(messages.duplicates, "repeated"),
+        was(messages.reordered, "older than one before"),
+        was(messages.unmatched, "of no subscription"),
+        silences,
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| Found {
+        id: FindingId::TargetMessages,
+        severity: Severity::Warning,
+        side: Side::Target,
+        evidence: format!(
+            "beside {} in order, {}",
+            counted(messages.in_order, "message"),
+            parts.join(", ")
+        ),
+        fix: "the table of what stays open has the counts of each target; compare the target's own nodes, and \
+              look for restarts and full buffers of a gateway in front of them"
+            .into(),
+        seconds: None,
+        share: 0.0,
+    })
+}
+
 /// Requests that were counted but not recorded.
 pub(super) fn samples_dropped(case: &Case<'_>) -> Option<Found> {
     let dropped = case.total.samples_dropped;

@@ -73,6 +73,11 @@ impl Node {
 }
 
 impl News {
+    /// The number of the block.
+    pub(crate) fn number(&self) -> u64 {
+        self.block.id.number
+    }
+
     /// The results that a subscription is notified of, as JSON.
     pub(crate) fn results(&self, topic: &Topic, visit: &mut dyn FnMut(&[u8])) {
         let mut out = Vec::new();

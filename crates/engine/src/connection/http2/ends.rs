@@ -39,7 +39,7 @@ impl Http2 {
             && let Some(id) = self.streams.first_from(goaway.last.saturating_add(1))
         {
             let mut stream = self.remove(id).expect("it was found");
-            stream.body.discard(bodies);
+            stream.discard(bodies);
             let failure = self.goaway_failure();
             let (arrival, bytes) = (stream.arrival, stream.bytes_in);
             let moved = Fault::GoawayMoved;
@@ -74,14 +74,17 @@ impl Http2 {
     /// The end of a stream with its connection.
     fn fail_stream(&mut self, id: u32, bodies: &mut Bodies) -> Event<'static> {
         let mut stream = self.remove(id).expect("it was found");
-        stream.body.discard(bodies);
+        stream.discard(bodies);
         let ending = self.ending.as_mut().expect("the connection has ended");
         let is_gone = matches!(ending.class, ErrorClass::ClosedEarly | ErrorClass::Reset);
         let (was_used, frames) = stream.before;
         let failure = if is_gone && self.goaway.as_ref().is_some_and(|own| own.code.0 != 0) {
             self.goaway_failure()
         } else {
-            let fault = if ending.class == ErrorClass::ClosedEarly && stream.bytes_in > 0 {
+            let of_events = stream.events.as_ref().and_then(|own| own.ended().fault);
+            let fault = if ending.class == ErrorClass::ClosedEarly && stream.is_open_stream() {
+                of_events
+            } else if ending.class == ErrorClass::ClosedEarly && stream.bytes_in > 0 {
                 Some(Fault::Truncated)
             } else if is_gone && was_used && frames == self.frames {
                 // The peer has sent nothing since the request was started: it may have closed the

@@ -16,7 +16,7 @@ const INTERIM_MAX: u32 = 100;
 /// Maximum length of the reason in a GOAWAY that is shown.
 const REASON_MAX: usize = 100;
 
-type Handled = Result<Option<Parsed>, Violation>;
+pub(super) type Handled = Result<Option<Parsed>, Violation>;
 
 fn broken<T>(code: Code) -> Result<T, Violation> {
     Err(Violation(code, Fault::BadFrame))
@@ -29,6 +29,9 @@ impl Http2 {
         scratch: &[u8],
         bodies: &mut Bodies,
     ) -> Result<Parsed, Violation> {
+        if let Some(parsed) = self.next_pending(scratch, bodies) {
+            return Ok(parsed);
+        }
         while self.ending.is_none()
             && let Some(head) = Head::read(&scratch[self.unparsed.clone()])
         {
@@ -126,7 +129,7 @@ impl Http2 {
     }
 
     /// Opens a window again.
-    fn open_window(&mut self, stream: u32, by: u32) -> Result<(), Violation> {
+    pub(super) fn open_window(&mut self, stream: u32, by: u32) -> Result<(), Violation> {
         let mut payload = [0; 8];
         payload[..4].copy_from_slice(&by.to_be_bytes());
         self.reply((kind::WINDOW_UPDATE, 0), stream, payload).map(|_| ())
@@ -235,7 +238,7 @@ impl Http2 {
         }
         self.idle_frames = 0;
         let mut stream = self.remove(id).expect("it is open");
-        stream.body.discard(bodies);
+        stream.discard(bodies);
         let fault = match code {
             Code::REFUSED_STREAM => Fault::RefusedStream,
             Code::ENHANCE_YOUR_CALM => Fault::EnhanceYourCalm,
@@ -265,7 +268,7 @@ impl Http2 {
     }
 
     /// Fails a stream whose answer is malformed or not wanted.
-    fn fail(
+    pub(super) fn fail(
         &mut self,
         id: u32,
         code: Code,
@@ -313,6 +316,10 @@ impl Http2 {
             let failure = Failure::fault(Fault::BadFrame);
             return Ok(self.fail(head.stream, Code::PROTOCOL_ERROR, failure, bodies));
         };
+        if stream.events.is_some() {
+            let content = start..start + len;
+            return self.on_event_data(head.stream, (scratch, content), ends, bodies);
+        }
         let after = stream.body.len + len as u64;
         let is_too_long = answer.length.is_some_and(|length| after > length);
         if is_too_long || stream.head_only && len > 0 {
@@ -350,6 +357,9 @@ impl Http2 {
         bodies: &mut Bodies,
     ) -> Handled {
         let stream = self.streams.get_mut(id).expect("its frame was handled");
+        if stream.is_open_stream() {
+            return Ok(self.end_events(id, bodies));
+        }
         let Some(head) = stream.head.take() else {
             let failure = Failure::fault(Fault::BadHeader);
             return Ok(self.fail(id, Code::PROTOCOL_ERROR, failure, bodies));
@@ -411,7 +421,7 @@ impl Http2 {
         let is_traced = self.traces.iter().any(|(_, traced, _)| *traced == id);
         let mut wanted = Wanted::default();
         if let Some(stream) = self.streams.get_mut(id) {
-            wanted.keep = stream.body.captured || is_traced;
+            wanted.keep = stream.body.captured || is_traced || stream.events.is_some();
             wanted.split_by = stream.split.map(|at| &*self.split_names[usize::from(at)]);
         }
         let decoded = self.heads.decode(block, wanted).map_err(|error| match error {
@@ -456,6 +466,9 @@ impl Http2 {
             let failed =
                 failed.and_then(|failure| self.fail(id, Code::PROTOCOL_ERROR, failure, bodies));
             return Ok(failed);
+        }
+        if stream.events.is_some() {
+            return Ok(self.on_event_head(id, head, ends, bodies));
         }
         let length = if stream.head_only { None } else { head.length };
         let begun = stream.body.begin((head.status, head.gzip, length), bodies);

@@ -1,10 +1,12 @@
 //! Requests: their heads, and their bodies as the peer's windows allow.
 
 use super::super::body::Body;
+use super::super::events::EventStream;
 use super::super::{Outgoing, Started, Trace, Traced};
 use super::Http2;
 use super::stream::Stream;
 use crate::http2::frame::{self, flag, kind};
+use crate::http2::hpack::put_string;
 use plimsoll_measure::OpenReason;
 
 /// Maximum length of a body that is written together with its head; of a longer one, parts are written
@@ -29,6 +31,9 @@ impl Http2 {
         let fields = (outgoing.request.number, &request.fields);
         let stated = request.states_length.then_some(body.len());
         self.encoder.encode(fields, outgoing.values, stated, (out, scratch));
+        if !outgoing.last_event.is_empty() {
+            put_literal(b"last-event-id", outgoing.last_event, out);
+        }
         let ends = if body.is_empty() { flag::END_STREAM } else { 0 };
         finish_block(out, at, id, ends, self.peer.payload);
         let (window, len) = (self.peer.window.min(self.window), body.len() as i64);
@@ -71,12 +76,15 @@ impl Http2 {
             interim: 0,
             bytes_in: 0,
             body: Body::of(&outgoing, buffer),
+            events: outgoing
+                .standing
+                .map(|_| Box::new(EventStream::new(outgoing.body_max.unwrap_or(u64::MAX)))),
             received: 0,
             window: self.peer.window - if rest.0.is_empty() { len } else { 0 },
             rest,
         });
         self.is_used = true;
-        if outgoing.last {
+        if outgoing.last && outgoing.standing.is_none() {
             self.last = Some(OpenReason::TargetClosed);
         }
         self.write_bodies();
@@ -121,6 +129,13 @@ impl Http2 {
             }
         }
     }
+}
+
+/// Appends a field that is not added to the peer's table (RFC 7541 §6.2.2).
+fn put_literal(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    out.push(0);
+    put_string(name, out);
+    put_string(value, out);
 }
 
 /// Fills in the head of a HEADERS frame at `at` whose block ends `out`. A block that is longer than the

@@ -1,7 +1,9 @@
 //! The streams of a connection.
 
 use super::super::body::Body;
+use super::super::events::EventStream;
 use crate::arrival::Id;
+use crate::connection::Bodies;
 use crate::connection::numbers::Numbered;
 use crate::http2::head::Head;
 use slab::Slab;
@@ -26,6 +28,8 @@ pub(super) struct Stream {
     pub(super) interim: u32,
     pub(super) bytes_in: u64,
     pub(super) body: Body,
+    /// If the answer is an event stream.
+    pub(super) events: Option<Box<EventStream>>,
     /// Bytes of the answer for which the window was not opened again.
     pub(super) received: u32,
     /// How many more bytes of the request's body the peer accepts.
@@ -35,6 +39,19 @@ pub(super) struct Stream {
 }
 
 impl Stream {
+    /// Gives up its answer.
+    pub(super) fn discard(&mut self, bodies: &mut Bodies) {
+        self.body.discard(bodies);
+        if let Some(events) = &mut self.events {
+            events.discard(bodies);
+        }
+    }
+
+    /// Whether its answer is an event stream that has begun.
+    pub(super) fn is_open_stream(&self) -> bool {
+        self.events.is_some() && self.head.is_some()
+    }
+
     /// Whether a part of the request waits for the peer's window.
     pub(super) fn has_rest(&self) -> bool {
         self.rest.1 < self.rest.0.len()

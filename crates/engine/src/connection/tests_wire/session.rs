@@ -179,6 +179,7 @@ impl Session {
             body: Body::Bytes(Template::plain(vec![b'q'; len])),
             chunked: false,
             expect: Expect { status: vec![200..=299], rpc: RpcExpect::Off, contains: None },
+            standing: None,
         };
         Session {
             connection: connection.unwrap(),
@@ -211,6 +212,8 @@ impl Session {
             split_by: None,
             capture: None,
             trace: false,
+            standing: None,
+            last_event: &[],
         };
         let scratch = &mut self.resources.scratch;
         self.connection.start(outgoing, (&mut Vec::new(), &mut Vec::new()), scratch)

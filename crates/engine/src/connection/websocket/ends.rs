@@ -57,11 +57,17 @@ impl WebSocket {
             let moved = Fault::UnreadMoved;
             return Some(Event::Returned { arrival: call.arrival, bytes: 0, failure, moved });
         }
+        if let Some(event) = self.standing_begins() {
+            return Some(event);
+        }
         if self.ending.is_some() {
             let place = self.calls.iter().next().map(|(place, _)| place);
             return Some(match place {
                 Some(place) => self.fail_call(place),
-                None => self.closed(transport),
+                None => match self.fail_standing() {
+                    Some(event) => event,
+                    None => self.closed(transport),
+                },
             });
         }
         let reason = self.last.filter(|_| self.is_idle())?;
@@ -72,6 +78,8 @@ impl WebSocket {
     /// The end of a call with its connection.
     fn fail_call(&mut self, place: usize) -> Event<'static> {
         let call = self.remove(place).expect("it was found");
+        // A subscription that was not confirmed ends with its call.
+        self.standing.take_if(|own| own.call == call.id);
         let ending = self.ending.as_mut().expect("the connection has ended");
         let is_gone = matches!(ending.class, ErrorClass::ClosedEarly | ErrorClass::Reset);
         let (was_used, messages) = call.before;
@@ -117,6 +125,15 @@ impl WebSocket {
             put_close(self.output.bytes(), code, "", Some(key));
             let _ = self.output.flush(transport);
         }
+    }
+
+    /// The end, with its connection, of what stays open on it.
+    fn fail_standing(&mut self) -> Option<Event<'static>> {
+        let standing = self.standing.take()?;
+        let ending = self.ending.as_mut().expect("the connection has ended");
+        let (fault, error) = (ending.fault, ending.error.take());
+        let failure = Failure { fault, error, ..Failure::of(ending.class) };
+        Some(Event::Failed { arrival: standing.arrival, bytes: 0, failure })
     }
 
     /// Ends the connection.

@@ -39,7 +39,7 @@ pub(super) fn check_call(body: &Body) -> Option<Problem> {
 
 #[cfg(test)]
 mod tests {
-    use crate::{Document, Plan, Scheme, Variables};
+    use crate::{Document, Plan, Variables};
     use std::path::Path;
 
     fn read(text: &str) -> Plan {
@@ -61,7 +61,7 @@ mod tests {
         let resolved = plan.to_toml();
         assert_eq!(read(&resolved).to_toml(), resolved);
         // Users need nine connections of 100 calls; paths do not share them.
-        assert_eq!(plan.connection_limit(Scheme::Wss), (9, 100));
+        assert_eq!(plan.connection_limit(&plan.origins()[0]), (9, 100));
         assert_eq!(plan.origin_names(), ["wss://h:443", "wss://h:443 (2)"]);
         assert!(plan.uses_websocket() && !plan.may_use_http2());
         assert!(plan.warnings().is_empty(), "{:?}", plan.warnings());

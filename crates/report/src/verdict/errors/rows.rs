@@ -14,8 +14,8 @@ pub(super) struct Row {
 }
 
 /// Faults without an answer, or with one that is valid HTTP: those of redirects, and of targets that do
-/// not speak HTTP/2 or WebSocket.
-const VALID: [Fault; 11] = [
+/// not speak HTTP/2 or WebSocket, or open no subscription or event stream.
+const VALID: [Fault; 14] = [
     Fault::BadLocation,
     Fault::TooManyRedirects,
     Fault::TooManyOrigins,
@@ -27,6 +27,9 @@ const VALID: [Fault; 11] = [
     Fault::BadAccept,
     Fault::UpgradeTimeout,
     Fault::BadMessage,
+    Fault::BadSubscription,
+    Fault::NotEventStream,
+    Fault::EventTooLong,
 ];
 
 /// What a row counts.
@@ -44,7 +47,7 @@ pub(super) enum Counted {
 /// Too Many Requests.
 pub(super) const RATE_LIMITED: u16 = 429;
 
-pub(super) const ROWS: [Row; 29] = {
+pub(super) const ROWS: [Row; 32] = {
     use ErrorClass::*;
     [
         Row {
@@ -80,6 +83,7 @@ pub(super) const ROWS: [Row; 29] = {
                     Fault::EnhanceYourCalm,
                     Fault::Goaway,
                     Fault::ClosedByPeer,
+                    Fault::StreamEnded,
                 ],
             ),
             side: Side::Target,
@@ -178,6 +182,25 @@ pub(super) const ROWS: [Row; 29] = {
                   calls, time and idle time per connection",
         },
         Row {
+            id: FindingId::TargetReset,
+            of: Counted::Faults(&[Fault::StreamEnded]),
+            side: Side::Target,
+            text: "{n} failed because the target ended their event stream",
+            fix: "look for restarts, and for limits of time per request at the target or a proxy in front of it \
+                  (nginx: proxy_read_timeout)",
+        },
+        Row {
+            id: FindingId::TargetErrors,
+            of: Counted::Faults(&[
+                Fault::BadSubscription,
+                Fault::NotEventStream,
+                Fault::EventTooLong,
+            ]),
+            side: Side::Target,
+            text: "{n} failed because the target opened no subscription or event stream that can be read",
+            fix: "the table of errors says what the target answered; check the URL and the method",
+        },
+        Row {
             id: FindingId::TargetErrors,
             of: Counted::Connections(
                 Fault::UnknownAnswer,
@@ -189,10 +212,19 @@ pub(super) const ROWS: [Row; 29] = {
         },
         Row {
             id: FindingId::TargetStalled,
-            of: Counted::Classes(&[ResponseTimeout], &[]),
+            of: Counted::Classes(&[ResponseTimeout], &[Fault::PingTimeout, Fault::SilentStream]),
             side: Side::Target,
             text: "{n} got no complete answer within the timeout of {the timeout}",
             fix: "lower the load, or raise {timeout} if such latency is acceptable",
+        },
+        Row {
+            id: FindingId::TargetStalled,
+            of: Counted::Faults(&[Fault::PingTimeout, Fault::SilentStream]),
+            side: Side::Target,
+            text: "{n} failed because the target did not answer a ping before the next one, or sent nothing on \
+                   an event stream for longer than the plan allows",
+            fix: "look for connections that the target or a proxy in front of it has forgotten; a longer ping \
+                  or silence gives a busy target more time",
         },
         Row {
             id: FindingId::TargetStalled,
