@@ -18,6 +18,7 @@
 //! [`Quantile::record`].
 //!
 //! # Layout
+//! - [`concurrency`]: how many calls an upstream is sent at a time
 //! - [`breaker`]: stops using an upstream that fails, and finds out when it works again
 //! - [`budget`]: limits retries and hedges to a share of the calls
 //! - [`quantile`]: a quantile of recent latencies
@@ -30,6 +31,7 @@
 
 pub mod breaker;
 pub mod budget;
+pub mod concurrency;
 pub mod hedge;
 pub mod parked;
 pub mod patience;
@@ -40,6 +42,7 @@ mod window;
 
 pub use breaker::{Breaker, BreakerSettings};
 pub use budget::Budget;
+pub use concurrency::Concurrency;
 pub use hedge::Hedge;
 pub use parked::Parked;
 pub use patience::patience;
