@@ -5,9 +5,24 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use plimsoll_measure::Nanos;
 
+use crate::line::Crowd;
+
 /// The last use of an account is recorded at most this often, so that calls on several threads do not
 /// compete for its cache line.
 const USE_STEP: Nanos = Nanos::from_secs(1);
+
+/// What an endpoint has in flight, or a service that is called directly; all keys of an endpoint share it.
+#[derive(Debug, Default)]
+pub(crate) struct InUse {
+    /// Calls in flight.
+    pub(crate) calls: AtomicU64,
+    /// Slots of upstreams that its calls hold.
+    pub(crate) slots: AtomicU64,
+    /// When it last got a slot after waiting, as a number in order.
+    pub(crate) turn: AtomicU64,
+    /// Its calls that wait.
+    pub(crate) crowd: Crowd,
+}
 
 /// What all calls of one caller, as far as the gateway tells callers apart, share. Outlives the
 /// replacement of the `Routing`, as long as its ids stay the same.
@@ -22,8 +37,7 @@ pub(crate) struct Account {
     pub(crate) key: Option<String>,
     /// The service's id; `*` stands for all services that the registry does not list.
     pub(crate) service: String,
-    /// Calls in flight; an endpoint's accounts share it.
-    pub(crate) calls: Arc<AtomicU64>,
+    pub(crate) in_use: Arc<InUse>,
     /// When a call last came with the key, on the process's clock; 0: never.
     used_at: AtomicU64,
 }
@@ -38,11 +52,11 @@ pub(crate) struct AccountIds<'a> {
 
 impl Account {
     /// The account with these ids: the previous one if it has them, otherwise a new one, which counts
-    /// its calls in flight in `calls`.
+    /// in `in_use`.
     pub(crate) fn renewed(
         previous: Option<&Arc<Account>>,
         ids: AccountIds<'_>,
-        calls: &Arc<AtomicU64>,
+        in_use: &Arc<InUse>,
         serial: &mut u64,
     ) -> Arc<Account> {
         if let Some(old) = previous.filter(|old| old.service == ids.service) {
@@ -54,7 +68,7 @@ impl Account {
             endpoint: ids.endpoint.map(str::to_owned),
             key: ids.key.map(str::to_owned),
             service: ids.service.to_owned(),
-            calls: calls.clone(),
+            in_use: in_use.clone(),
             used_at: AtomicU64::new(previous.map_or(0, |old| old.used_at.load(Relaxed))),
         })
     }

@@ -13,6 +13,7 @@ pub(crate) mod health;
 pub(crate) mod judge;
 mod lateness;
 pub(crate) mod message;
+mod overload;
 pub(crate) mod parse;
 pub(crate) mod passed;
 pub(crate) mod prefetch;

@@ -111,6 +111,7 @@ errors! {
     MethodDenied = "method_denied", -32601, 403, no, Caller, "The endpoint's rules do not permit the method.";
     MethodUnsupported = "method_unsupported", -32601, 404, no, Caller, "No upstream of the service accepts the method, or the method needs a WebSocket (eth_subscribe).";
     LimitReached = "limit_reached", -32005, 429, yes, Gateway, "Every upstream of the service is at its rate_limit.";
+    Overloaded = "overloaded", -32005, 503, yes, Gateway, "The upstreams of the service are at their capacity, and the call would have waited too long for its turn. error.data.retry_after and Retry-After say when the queue will have been served.";
     Busy = "busy", -32005, 503, yes, Gateway, "The process is at capacity (limits.calls, limits.calls_per_endpoint or limits.memory), or the call timed out waiting because limits.calls_per_connection calls were already in flight on its connection.";
     TooManyConnections = "too_many_connections", -32005, 503, yes, Gateway, "Another connection would exceed limits.connections, the connections' quota of limits.memory, or the process's file descriptors. The connection is closed.";
     NoUpstream = "no_upstream", -32002, 503, yes, Gateway, "The service has no upstream.";
@@ -289,7 +290,8 @@ impl Error {
         json::write_text(out, &self.message);
         // PATH encodes this boolean as a string.
         let quote = if shape == Shape::Path { "\"" } else { "" };
-        let says_when = matches!(self.kind, ErrorKind::RateLimited | ErrorKind::QuotaExceeded);
+        use ErrorKind::{Overloaded, QuotaExceeded, RateLimited};
+        let says_when = matches!(self.kind, RateLimited | QuotaExceeded | Overloaded);
         let retry_after = match self.retry_after.filter(|_| says_when) {
             Some(RetryAfter(secs)) => format!(",\"retry_after\":{secs}"),
             None => String::new(),

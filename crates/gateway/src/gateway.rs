@@ -122,13 +122,10 @@ impl Gateway {
     ) -> Result<Gateway, StartError> {
         let time = Time::start();
         let mut serial = 0;
-        let routing = Routing::compile(
-            definitions,
-            &Routing::empty(time.seed()),
-            settings.workers,
-            &mut serial,
-        )
-        .map_err(StartError::Tls)?;
+        let first = Routing::empty(time.seed());
+        first.waiting().set_connections_max(settings.limits.upstream_connections);
+        let routing = Routing::compile(definitions, &first, settings.workers, &mut serial);
+        let routing = routing.map_err(StartError::Tls)?;
         let certificate = settings.tls.as_ref().map(Certificate::read).transpose();
         let certificate = certificate.map_err(StartError::Tls)?.map(Arc::new);
         let tls = certificate.as_ref().map(Certificate::acceptor).transpose();

@@ -11,6 +11,7 @@
 //! - [`observe`]: counters, metrics, access log, traces
 //! - `account`: whom calls are counted for
 //! - `limits`: rates and quotas of endpoints and keys
+//! - `line`: how long calls may wait for an upstream
 //! - `local`, `permit`, `buffer`, `payload`, `gzip`, `offload`: per-thread state, the process's
 //!   capacity, bodies, long work
 //! - [`cache`]: which answers are stored, under which key, where and for how long
@@ -36,6 +37,7 @@ mod host;
 mod http1;
 mod keeper;
 mod limits;
+mod line;
 mod local;
 pub mod observe;
 mod offload;

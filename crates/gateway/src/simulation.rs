@@ -11,6 +11,7 @@
 mod calls;
 mod checks;
 mod node;
+mod overload;
 mod reorganising;
 mod script;
 mod sends;

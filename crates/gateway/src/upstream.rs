@@ -14,11 +14,13 @@
 //! response can be mistaken for the answer to another request.
 
 mod connect;
+pub(crate) mod gate;
 mod health;
 mod parking;
 mod pool;
 mod reply;
 mod secrets;
+pub(crate) mod waiting;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -30,7 +32,7 @@ use std::sync::Arc;
 use bytes::BufMut;
 use plimsoll_measure::Nanos;
 use plimsoll_registry::model;
-use plimsoll_registry::settings::{Limits, Settings};
+use plimsoll_registry::settings::Limits;
 use plimsoll_resilience::RateLimit;
 use tokio::io::AsyncReadExt;
 use tokio_rustls::TlsConnector;
@@ -38,11 +40,11 @@ use tokio_rustls::TlsConnector;
 use crate::error::{Error, ErrorKind, RetryAfter};
 use crate::keeper::dns::Resolver;
 use crate::local::Local;
-use crate::observe::stats::{Counter, Sharded};
 use crate::transport::io::{Io, write_all};
 use crate::transport::timer::{Late, Timer};
 
 pub(crate) use connect::Network;
+use gate::Gate;
 pub(crate) use health::{FailureReport, Health};
 pub(crate) use parking::Parking;
 use pool::Pool;
@@ -66,8 +68,8 @@ pub(crate) struct Upstream {
     /// The contents of its `ca` file when it was read.
     pub(crate) ca: Option<Vec<u8>>,
     pub(crate) connector: Option<TlsConnector>,
-    /// Relays in flight, by worker.
-    pub(crate) in_flight: Arc<Sharded<Counter>>,
+    /// Limits the calls in flight.
+    pub(crate) gate: Arc<Gate>,
     pub(crate) rate_limit: Option<RateLimit>,
     /// Until when it has asked not to be called.
     pub(crate) parking: Arc<Parking>,
@@ -79,15 +81,21 @@ pub(crate) struct Upstream {
 impl Upstream {
     /// Relays in flight in this process.
     pub(crate) fn in_flight(&self) -> u64 {
-        self.in_flight.sum(Counter::get)
+        self.gate.in_flight().into()
     }
 
     /// Whether the upstream's limits admit a call of this method now. If so, the call is counted
     /// against its rate limit.
     #[inline]
     pub(crate) fn admit(&self, method: &str, now: Nanos) -> bool {
-        self.parking.until_for(method, now).is_none()
+        !self.is_parked(method, now)
             && self.rate_limit.as_ref().is_none_or(|limit| limit.admit(now))
+    }
+
+    /// Whether the upstream has asked not to be called with this method now.
+    #[inline]
+    pub(crate) fn is_parked(&self, method: &str, now: Nanos) -> bool {
+        self.parking.until_for(method, now).is_some()
     }
 
     /// How long until the upstream's limits admit a call of this method.
@@ -226,26 +234,18 @@ pub(crate) struct Client {
     resolver: Arc<Resolver>,
     network: Network,
     pools: RefCell<BTreeMap<(u64, Use), Rc<Pool>>>,
-    /// The most connections in use to one upstream.
-    connections_max: usize,
 }
 
 impl Client {
-    pub(crate) fn new(
-        local: Rc<Local>,
-        resolver: Arc<Resolver>,
-        network: Network,
-        settings: &Settings,
-    ) -> Client {
-        let connections_max = settings.limits.upstream_connections.div_ceil(settings.workers);
-        Client { local, resolver, network, pools: RefCell::default(), connections_max }
+    pub(crate) fn new(local: Rc<Local>, resolver: Arc<Resolver>, network: Network) -> Client {
+        Client { local, resolver, network, pools: RefCell::default() }
     }
 
     /// Gets a connection for a request and creates its reply. Nothing is sent before
     /// [`Reply::begin`].
     ///
     /// # Errors
-    /// No connection was free, or none could be opened.
+    /// None could be opened.
     pub(crate) async fn prepare(
         &self,
         upstream: &Upstream,
@@ -253,10 +253,6 @@ impl Client {
         limits: &Limits,
     ) -> Result<Reply, Failure> {
         let pool = self.pool(upstream, request.usage);
-        let slot = match pool.try_slot() {
-            Some(slot) => slot,
-            None => Box::pin(pool.slot(&self.local, request.deadline)).await?,
-        };
         let pooled = match request.reuse {
             Reuse::New => None,
             reuse => {
@@ -269,15 +265,14 @@ impl Client {
             Some(connection) => connection,
             None => Box::pin(self.connect(upstream, request.deadline)).await?,
         };
-        let checkout = Checkout { connection, was_pooled, pool, slot };
+        let checkout = Checkout { connection, was_pooled, pool };
         Ok(Reply::new(self.local.clone(), checkout, request, limits))
     }
 
     #[inline]
     fn pool(&self, upstream: &Upstream, usage: Use) -> Rc<Pool> {
         let mut pools = self.pools.borrow_mut();
-        let make = || Rc::new(Pool::new(self.connections_max));
-        pools.entry((upstream.serial, usage)).or_insert_with(make).clone()
+        pools.entry((upstream.serial, usage)).or_default().clone()
     }
 
     /// Whether an idle connection to the upstream is open, whose end would be noticed.

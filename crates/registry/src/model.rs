@@ -209,6 +209,8 @@ pub struct Upstream {
     pub tier: u8,
     /// Maximum calls per second from this process; `None`: no limit.
     pub rate_limit: Option<f64>,
+    /// How many calls it is sent at a time.
+    pub concurrency: Concurrency,
     /// The methods that may be sent to it.
     pub methods: MethodRules,
     /// Certificates (PEM) to trust instead of the system's.
@@ -230,6 +232,7 @@ impl Upstream {
             weight: 1,
             tier: 0,
             rate_limit: None,
+            concurrency: Concurrency::Auto,
             methods: MethodRules::default(),
             ca: None,
             drain: false,
@@ -245,6 +248,31 @@ impl Upstream {
         }
     }
 }
+
+/// How many calls an upstream is sent at a time by one process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Concurrency {
+    /// As many as it can work on, which is measured.
+    #[default]
+    Auto,
+    /// This many, 1 to [`CONCURRENCY_MAX`].
+    Fixed(u32),
+    /// As many as limits.upstream_connections permits.
+    Off,
+}
+
+impl std::fmt::Display for Concurrency {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Concurrency::Auto => f.write_str("auto"),
+            Concurrency::Fixed(limit) => write!(f, "{limit}"),
+            Concurrency::Off => f.write_str("off"),
+        }
+    }
+}
+
+/// The highest fixed concurrency.
+pub const CONCURRENCY_MAX: u32 = 10_000_000;
 
 /// An upstream's protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

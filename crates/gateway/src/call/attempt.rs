@@ -11,6 +11,7 @@ use bytes::Bytes;
 use plimsoll_measure::{Nanos, WallClock};
 use plimsoll_registry::settings::Limits;
 use plimsoll_resilience::breaker::Pass;
+use plimsoll_rpc::method::Method;
 use plimsoll_rpc::request::Call;
 use plimsoll_rpc::{answer, json};
 
@@ -39,6 +40,10 @@ pub(crate) struct Attempt<'a> {
     pass: Option<Pass>,
     usage: Use,
     method: &'a str,
+    /// The method, if it is known.
+    known: Option<Method>,
+    /// The upstream's slots that were in use when it started.
+    in_use: u32,
     sent_at: Nanos,
     /// The outcome and when it was reached; `None` while there is none.
     ended: Option<(RelayOutcome, Nanos)>,
@@ -53,9 +58,9 @@ impl<'a> Attempt<'a> {
         method: &'a str,
         trace: AttemptTrace,
     ) -> Attempt<'a> {
-        let Picked { route, pass } = picked;
-        route.upstream.in_flight.of(local.number).add(1);
-        Attempt { local, route, pass, usage, method, sent_at: local.now(), ended: None, trace }
+        let Picked { route, pass, in_use, method: known } = picked;
+        let sent_at = local.now();
+        Attempt { local, route, pass, usage, method, known, in_use, sent_at, ended: None, trace }
     }
 
     /// Sets the outcome, reached `at` this time.
@@ -153,12 +158,12 @@ impl<'a> Attempt<'a> {
 
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
-        let number = self.local.number;
-        self.route.upstream.in_flight.of(number).take(1);
         let cancelled = || (RelayOutcome::Cancelled, self.local.now());
         let (outcome, at) = self.ended.unwrap_or_else(cancelled);
-        self.route.relays.of(number).add(outcome, at - self.sent_at);
+        self.route.relays.of(self.local.number).add(outcome, at - self.sent_at);
         self.trace.end(outcome, at);
+        let gate = &self.route.upstream.gate;
+        gate.ended(self.known, self.in_use, (self.sent_at, at), outcome);
     }
 }
 

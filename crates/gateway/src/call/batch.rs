@@ -86,7 +86,7 @@ impl BatchState {
         loop {
             // A batch's only call in flight has the priority of a single call; further ones do not.
             let purpose = if self.held.get() == 0 { target.purpose } else { Purpose::Further };
-            match capacity.enter(&target.account.calls, purpose) {
+            match capacity.enter(&target.account.in_use.calls, purpose) {
                 Ok(_permit) => {
                     self.held.set(self.held.get() + 1);
                     return Ok(CallSlot { _permit, batch: Some(self), _of_connection });

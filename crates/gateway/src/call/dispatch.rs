@@ -17,6 +17,8 @@
 //! only after such an attempt, or if the upstream refused it (a limit, missing credentials).
 //! A call ends at the latest when it has tried each upstream once.
 //!
+//! An attempt for which all upstreams are at their limit waits for a slot ([`overload`]), except a hedge.
+//!
 //! A retry that the budget refuses is offered again ([`race`]), as long as an upstream is known to
 //! work: failures come in bursts, and calls of the next seconds pay for them. From three quarters of the
 //! timeout on, it may also use what hedges have left of their budget. In all, upstreams see at most
@@ -38,9 +40,9 @@ use plimsoll_rpc::request::Call;
 
 use super::attempt::{self, JudgedResponse};
 use super::heads::Named;
-use super::lateness::Patience;
+use super::lateness::{InFlight, Patience};
 use super::message::Summary;
-use super::relay::not_routed;
+use super::overload;
 use super::routing::{Need, Picked, Tried};
 use super::send::Delivery;
 use super::target::Target;
@@ -72,8 +74,8 @@ pub(super) struct Dispatched<'r> {
 impl<'r> Dispatched<'r> {
     /// What it requires of an upstream.
     pub(super) fn need(&self) -> Need<'r> {
-        let Dispatched { call, class, named, prefer, .. } = *self;
-        Need { class, method: &call.method, block: named.number, prefer }
+        let Dispatched { call, method, class, named, prefer, .. } = *self;
+        Need { class, method: &call.method, known: method, block: named.number, prefer }
     }
 
     /// Makes an attempt.
@@ -120,10 +122,9 @@ pub(super) async fn dispatch<'a>(
     dispatched: Dispatched<'_>,
     summary: &mut Summary<'a>,
 ) -> Result<JudgedResponse, Error> {
-    let Dispatched { call, method, is_repeatable, named, .. } = dispatched;
+    let Dispatched { method, is_repeatable, named, .. } = dispatched;
     let (local, service) = (&*target.worker.local, &**target.service);
-    let picked = service.pick(&dispatched.need(), &Tried::default(), local);
-    let picked: Picked<'a> = picked.map_err(|kind| not_routed(kind, target, &call.method))?;
+    let (picked, slot) = overload::admitted(target, &dispatched.need(), &Tried::default()).await?;
     service.state.called(local.recent());
     summary.add_attempt(&picked.route.upstream.model.id);
     let reuse = if is_repeatable { Reuse::Pooled } else { Reuse::Checked };
@@ -133,18 +134,19 @@ pub(super) async fn dispatch<'a>(
         Ended { picked, start, is_hedge: false, result }
     };
     let mut first = pin!(run);
-    let others = usize::from(is_repeatable) * (service.routes.len() - 1);
-    let ended = if others == 0 {
-        Ok(first.as_mut().await)
-    } else {
-        let patience = Patience::of(target, method).learned;
-        let delay = service.state.hedge_delay(method, service.model.timeout);
-        let until = start + delay.map_or(patience, |delay| delay.min(patience));
-        let mut timer = local.take_timer(until);
-        let ended = timer.limit(local.instant(until), first.as_mut()).await;
-        local.give_timer(timer);
-        ended
-    };
+    let mut in_flight = InFlight::new(picked, start, slot);
+    let has_others = is_repeatable && service.routes.len() > 1;
+    let patience = Patience::of(target, method);
+    let delay =
+        if has_others { service.state.hedge_delay(method, service.model.timeout) } else { None };
+    let until = start + delay.map_or(patience.learned, |delay| delay.min(patience.learned));
+    let mut timer = local.take_timer(until);
+    let mut ended = timer.limit(local.instant(until), first.as_mut()).await;
+    local.give_timer(timer);
+    if ended.is_err() && !has_others {
+        in_flight.look_alone();
+        ended = Ok(first.as_mut().await);
+    }
     match ended {
         Ok(Ended { result: Ok(judged), .. }) if !is_retryable(&judged, named) => {
             summary.upstream_status = Some(judged.status);
@@ -153,7 +155,7 @@ pub(super) async fn dispatch<'a>(
         }
         ended => {
             let race = Race::new(target, dispatched, reuse);
-            Box::pin(race.run(picked, start, first, ended, summary)).await
+            Box::pin(race.run(in_flight, first, ended, summary)).await
         }
     }
 }

@@ -27,9 +27,9 @@ use super::routing::request_start;
 use super::worker::Worker;
 use crate::error::{ErrorKind, RetryAfter};
 use crate::http1::write_field;
-use crate::observe::stats::Sharded;
 use crate::observe::traces::{BATCH_BYTES_MAX, BATCH_SPANS_MAX, Sent, Traces, otlp};
 use crate::transport::tls;
+use crate::upstream::gate::Gate;
 use crate::upstream::{Failure, Request, Reuse, Secrets, Upstream, Use};
 
 /// How long spans are gathered for a request.
@@ -227,7 +227,7 @@ impl Exporter {
             serial: self.serial,
             ca: None,
             connector,
-            in_flight: Arc::new(Sharded::new(1)),
+            gate: Arc::new(Gate::new(model::Concurrency::Off, &Arc::default())),
             rate_limit: None,
             parking: Arc::default(),
             health: Arc::default(),

@@ -10,6 +10,7 @@ use plimsoll_measure::Nanos;
 
 use super::routing::Picked;
 use super::target::Target;
+use crate::upstream::gate::Slot;
 use plimsoll_rpc::method::Method;
 
 /// How long attempts at a call may take.
@@ -37,11 +38,21 @@ pub(super) struct InFlight<'a> {
     pub(super) is_late: bool,
     /// Whether it has been reported as failed.
     is_reported: bool,
+    /// Given back early if the upstream hangs.
+    pub(super) slot: Slot<'a>,
 }
 
 impl<'a> InFlight<'a> {
-    pub(super) fn new(picked: Picked<'a>, start: Nanos) -> InFlight<'a> {
-        InFlight { picked, start, is_late: false, is_reported: false }
+    pub(super) fn new(picked: Picked<'a>, start: Nanos, slot: Slot<'a>) -> InFlight<'a> {
+        InFlight { picked, start, is_late: false, is_reported: false, slot }
+    }
+
+    /// Looks at an attempt that is late where there is no other upstream: its breaker would serve nobody.
+    #[cold]
+    pub(super) fn look_alone(&mut self) {
+        if !self.picked.route.has_answered_since(self.start) {
+            self.slot.hangs();
+        }
     }
 
     pub(super) fn is(&self, picked: &Picked<'_>, start: Nanos) -> bool {
@@ -71,7 +82,11 @@ impl<'a> InFlight<'a> {
         }
         let route = self.picked.route;
         let is_over = now >= self.start + patience.longest;
-        if !self.is_reported && (is_over || !route.has_answered_since(self.start)) {
+        let is_hanging = !route.has_answered_since(self.start);
+        if is_hanging {
+            self.slot.hangs();
+        }
+        if !self.is_reported && (is_over || is_hanging) {
             self.is_reported = true;
             route.failed(&target.service_id, self.picked.pass, now);
         }

@@ -132,7 +132,7 @@ async fn single<'a>(target: &Target<'a>, call: &Call<'_>) -> CallAnswer<'a> {
     let mut answered = match target.connection_slot().await {
         Ok(_slot) => {
             let capacity = &target.worker.local.capacity;
-            let permit = capacity.enter(&target.account.calls, target.purpose);
+            let permit = capacity.enter(&target.account.in_use.calls, target.purpose);
             answer_call(target, call, &permit.map(CallSlot::single)).await
         }
         Err(busy) => target.fail(&busy, call.id),

@@ -23,9 +23,10 @@ use plimsoll_rpc::method::Class;
 use super::attempt::{self, Attempt};
 use super::judge::failed_status;
 use super::message::{Answer, Body, Request, Summary};
+use super::overload;
 use super::records::Record;
-use super::relay::{Decimal, not_routed};
-use super::routing::{self, Need, Picked, Tried};
+use super::relay::Decimal;
+use super::routing::{self, Need, Tried};
 use super::target::Target;
 use super::trace::{self, AttemptTrace, CallTrace};
 use crate::error::{CallError, Error};
@@ -34,6 +35,7 @@ use crate::local::{BUFFER_SIZE, Local};
 use crate::observe::stats::{Extra, Outcome, RelayOutcome};
 use crate::payload::{Payload, Pieces, Truncated};
 use crate::permit::Permit;
+use crate::upstream::gate::Slot;
 use crate::upstream::{self, DETAIL_MAX, Failure, ReplyChunks, Response, Reuse, Use};
 
 pub(crate) use body::is_call;
@@ -101,13 +103,12 @@ async fn relay<'a>(
 ) -> Result<(Answer<'a>, Outcome), Error> {
     let local: &'a Local = &target.worker.local;
     let _slot = target.connection_slot().await?;
-    let permit = local.capacity.enter(&target.account.calls, target.purpose)?;
+    let permit = local.capacity.enter(&target.account.in_use.calls, target.purpose)?;
     let is_bodiless = matches!(request.method, "GET" | "HEAD");
     let body = if is_bodiless { b"" } else { body.bytes() };
-    let need = Need { class: Class::Read, method: METHOD, block: None, prefer: None };
+    let need = Need { class: Class::Read, method: METHOD, known: None, block: None, prefer: None };
     let mut tried = Tried::default();
-    let pick = |tried: &Tried| target.service.pick(&need, tried, local);
-    let mut picked: Picked<'a> = pick(&tried).map_err(|kind| not_routed(kind, target, METHOD))?;
+    let (mut picked, mut slot) = overload::admitted(target, &need, &tried).await?;
     let mut reuse = Reuse::Checked;
     let (route, attempt, reply) = loop {
         let route = picked.route;
@@ -145,8 +146,8 @@ async fn relay<'a>(
         }
         trace = trace.because(Extra::Elsewhere);
         tried.add(route);
-        match pick(&tried) {
-            Ok(other) => picked = other,
+        match overload::admitted(target, &need, &tried).await {
+            Ok(other) => (picked, slot) = other,
             Err(_) => return Err(failure.into()),
         }
     };
@@ -192,8 +193,9 @@ async fn relay<'a>(
             let chunks = reply.into_chunks(target.service.model.timeout);
             let service = &target.service.model.id;
             let failure = failure.map(|failure| (failure, Vec::new()));
+            let (_slot, _permit) = (slot, permit);
             let streamed =
-                StreamedAnswer { chunks, attempt, service, status, failure, _permit: permit };
+                StreamedAnswer { chunks, attempt, service, status, failure, _slot, _permit };
             Payload::Pieces(Box::new(streamed))
         }
     };
@@ -219,6 +221,7 @@ struct StreamedAnswer<'a> {
     status: u16,
     /// The failure for the answer's status, if it is an error, and the start of the body.
     failure: Option<(Failure, Vec<u8>)>,
+    _slot: Slot<'a>,
     _permit: Permit<'a>,
 }
 

@@ -18,12 +18,13 @@ use plimsoll_resilience::RateLimit;
 
 use crate::heads::Floors;
 use crate::limits::quota::Quota;
-use crate::observe::stats::Sharded;
 use crate::transport::tls;
+use crate::upstream::gate::Gate;
+use crate::upstream::waiting::Waiting;
 use crate::upstream::{Secrets, Upstream};
 
 pub(crate) use access::{Access, Key};
-pub(crate) use pick::{Need, Picked, Tried};
+pub(crate) use pick::{Admitted, Need, Picked, Tried};
 pub(crate) use route::{Excluded, Exclusion, Route, request_start};
 use service::{Previous, RoundRobin};
 pub(crate) use service::{SERVICE_ID, Service};
@@ -46,6 +47,8 @@ pub(crate) struct Routing {
     seed: u64,
     /// The heads that were served, also of services that are not configured at present.
     floors: Arc<Floors>,
+    /// The calls that wait for an upstream.
+    waiting: Arc<Waiting>,
 }
 
 /// A customer's endpoint.
@@ -70,6 +73,7 @@ impl Routing {
             only: None,
             seed,
             floors: Arc::default(),
+            waiting: Arc::default(),
         }
     }
 
@@ -88,7 +92,7 @@ impl Routing {
         let workers = workers + 1;
         let mut upstreams = Vec::new();
         for model in &definitions.upstreams {
-            upstreams.push(previous.upstream(model, workers, serial, &mut roots)?);
+            upstreams.push(previous.upstream(model, serial, &mut roots)?);
         }
         let mut counters = previous.counters();
         let (seed, floors) = (previous.seed, &*previous.floors);
@@ -121,15 +125,24 @@ impl Routing {
         // The stand-in is no service that a call could be for.
         let mut relaying = services.values().filter(|service| !service.routes.is_empty());
         let only = relaying.next().filter(|_| relaying.next().is_none()).cloned();
-        let floors = previous.floors.clone();
-        Ok(Routing { services, endpoints, key_hashes, upstreams, unlisted, only, seed, floors })
+        let (floors, waiting) = (previous.floors.clone(), previous.waiting.clone());
+        Ok(Routing {
+            services,
+            endpoints,
+            key_hashes,
+            upstreams,
+            unlisted,
+            only,
+            seed,
+            floors,
+            waiting,
+        })
     }
 
     /// The upstream that `model` describes, reusing as much of the existing one as still applies.
     fn upstream(
         &self,
         model: &model::Upstream,
-        workers: usize,
         serial: &mut u64,
         roots: &mut tls::Roots,
     ) -> Result<Arc<Upstream>, String> {
@@ -149,8 +162,9 @@ impl Routing {
             *serial += 1;
             *serial
         });
-        let in_flight =
-            old.map_or_else(|| Arc::new(Sharded::new(workers)), |old| old.in_flight.clone());
+        let same_gate = same_address.filter(|old| old.model.concurrency == model.concurrency);
+        let gate = same_gate.map(|old| old.gate.clone());
+        let gate = gate.unwrap_or_else(|| Arc::new(Gate::new(model.concurrency, &self.waiting)));
         let rate_limit = model.rate_limit.map(RateLimit::new);
         // The health of a different address does not apply.
         let health = same_address.map(|old| old.health.clone()).unwrap_or_default();
@@ -162,7 +176,7 @@ impl Routing {
             serial,
             ca,
             connector,
-            in_flight,
+            gate,
             rate_limit,
             parking,
             health,
@@ -202,6 +216,11 @@ impl Routing {
     pub(crate) fn quotas(&self) -> impl Iterator<Item = &Arc<Quota>> {
         let allowances = self.endpoints.values().flat_map(|one| one.access.all_allowances());
         allowances.map(|one| &one.quota).filter(|quota| quota.is_limited())
+    }
+
+    /// The calls that wait for an upstream.
+    pub(crate) fn waiting(&self) -> &Arc<Waiting> {
+        &self.waiting
     }
 
     /// The service with this id, or the stand-in for unlisted services.

@@ -15,7 +15,11 @@
 //! A transaction is sent to all upstreams that can take calls. The first acceptance is the answer, once
 //! the others have ended or [`GRACE`] has passed, so that they get the transaction, too.
 
+use std::future::poll_fn;
+use std::task::Poll;
+
 use futures_util::StreamExt;
+use futures_util::future::LocalBoxFuture;
 use futures_util::stream::FuturesUnordered;
 use plimsoll_measure::Nanos;
 use plimsoll_rpc::method::{Class, Method};
@@ -26,8 +30,9 @@ use super::dispatch::{self, Dispatched, behind};
 use super::heads::Named;
 use super::lateness::{InFlight, Patience};
 use super::message::Summary;
+use super::overload;
 use super::relay::not_routed;
-use super::routing::{Picked, Tried};
+use super::routing::{Admitted, Picked, Tried};
 use super::target::Target;
 use crate::agree::{self, Agreement, Answer};
 use crate::error::{Error, ErrorKind};
@@ -59,17 +64,22 @@ async fn attempt<'a>(
     (picked, start, result)
 }
 
-/// Picks an upstream that has not been picked.
+/// Picks an upstream that has not been picked and has a free slot.
 fn pick<'a>(
     target: &Target<'a>,
     dispatched: Dispatched<'_>,
     tried: &mut Tried,
     summary: &mut Summary<'a>,
-) -> Result<Picked<'a>, ErrorKind> {
-    let picked = target.service.pick(&dispatched.need(), tried, &target.worker.local)?;
+) -> Result<Admitted<'a>, ErrorKind> {
+    let admitted = overload::at_once(target, &dispatched.need(), tried)?;
+    picked(&admitted, tried, summary);
+    Ok(admitted)
+}
+
+/// Notes that an upstream was picked.
+fn picked<'a>((picked, _): &Admitted<'a>, tried: &mut Tried, summary: &mut Summary<'a>) {
     tried.add(picked.route);
     summary.add_attempt(&picked.route.upstream.model.id);
-    Ok(picked)
 }
 
 /// Answers a read with what this many upstreams agree on.
@@ -94,6 +104,8 @@ pub(super) async fn agreed<'a>(
     let mut is_denied = false;
     // Attempts beyond those that must agree, because others are late.
     let mut spare = 0;
+    // One attempt at a time waits for a slot, while the others go on.
+    let mut waiting: Option<LocalBoxFuture<'_, Result<Admitted<'a>, Error>>> = None;
     state.called(local.recent());
     loop {
         let answers: Vec<Answer<'_>> = answered.iter().map(|(_, one)| answer(one)).collect();
@@ -108,12 +120,20 @@ pub(super) async fn agreed<'a>(
             summary.upstream_status = Some(judged.status);
             return Ok(judged);
         }
-        while !agreement.is_possible(needed, running.len().saturating_sub(spare)) {
+        while waiting.is_none()
+            && !agreement.is_possible(needed, running.len().saturating_sub(spare))
+        {
             match pick(target, dispatched, &mut tried, summary) {
-                Ok(picked) => {
+                Ok((picked, slot)) => {
                     let start = local.now();
-                    in_flight.push(InFlight::new(picked, start));
+                    in_flight.push(InFlight::new(picked, start, slot));
                     running.push(attempt(target, dispatched, picked, start));
+                }
+                Err(ErrorKind::Overloaded) => {
+                    let tried = tried.clone();
+                    let wait =
+                        async move { overload::awaited(target, &dispatched.need(), &tried).await };
+                    waiting = Some(Box::pin(wait));
                 }
                 Err(kind) if tried.is_empty() => {
                     return Err(not_routed(kind, target, &call.method));
@@ -125,19 +145,39 @@ pub(super) async fn agreed<'a>(
             }
         }
         let due = in_flight.iter().filter_map(|one| one.due(patience)).min();
+        let next = poll_fn(|context| {
+            if let Some(wait) = &mut waiting
+                && let Poll::Ready(waited) = wait.as_mut().poll(context)
+            {
+                return Poll::Ready(Err(waited));
+            }
+            match running.poll_next_unpin(context) {
+                Poll::Ready(Some(ended)) => Poll::Ready(Ok(ended)),
+                _ => Poll::Pending,
+            }
+        });
         let next = match due {
-            None => running.next().await,
-            Some(due) => match tokio::time::timeout_at(local.instant(due), running.next()).await {
-                Ok(next) => next,
-                Err(_) => {
-                    let now = local.now();
-                    let late = in_flight.iter_mut().map(|one| one.look(target, patience, now));
-                    spare += late.filter(|is_late| *is_late).count();
-                    continue;
-                }
-            },
+            None => Ok(next.await),
+            Some(due) => tokio::time::timeout_at(local.instant(due), next).await,
         };
-        let Some((picked, start, result)) = next else { continue };
+        let (picked, start, result) = match next {
+            Ok(Ok(ended)) => ended,
+            Ok(Err(waited)) => {
+                waiting = None;
+                let (admitted, start) = (waited?, local.now());
+                picked(&admitted, &mut tried, summary);
+                let (picked, slot) = admitted;
+                in_flight.push(InFlight::new(picked, start, slot));
+                running.push(attempt(target, dispatched, picked, start));
+                continue;
+            }
+            Err(_) => {
+                let now = local.now();
+                let late = in_flight.iter_mut().map(|one| one.look(target, patience, now));
+                spare += late.filter(|is_late| *is_late).count();
+                continue;
+            }
+        };
         let ended = in_flight.iter().position(|one| one.is(&picked, start));
         if ended.is_some_and(|at| in_flight.swap_remove(at).is_late) {
             spare -= 1;
@@ -268,9 +308,19 @@ pub(super) async fn broadcast<'a>(
     let mut running = FuturesUnordered::new();
     let local = &target.worker.local;
     let mut refused = None;
+    let broadcast = async |(picked, slot): Admitted<'a>| {
+        let ended = attempt(target, dispatched, picked, local.recent()).await;
+        drop(slot);
+        ended
+    };
     loop {
         match pick(target, dispatched, &mut tried, summary) {
-            Ok(picked) => running.push(attempt(target, dispatched, picked, local.recent())),
+            Ok(admitted) => running.push(broadcast(admitted)),
+            Err(ErrorKind::Overloaded) if running.is_empty() => {
+                let admitted = overload::awaited(target, &dispatched.need(), &tried).await?;
+                picked(&admitted, &mut tried, summary);
+                running.push(broadcast(admitted));
+            }
             Err(kind) => {
                 refused.get_or_insert(kind);
                 break;

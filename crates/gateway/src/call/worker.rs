@@ -228,12 +228,15 @@ impl Shared {
             heads: service.heads.as_ref().map(|heads| heads.figures()),
             prefetched: service.state.prefetched.calls.load(Ordering::Relaxed),
             is_fallback: service.state.is_fallback.load(Ordering::Relaxed),
+            line: service.state.line.clone(),
         };
         let upstreams = state.routing.upstreams().iter();
         let Process { cpu_seconds, resident_bytes, open_fds } = (self.host.process)();
         Figures {
             services: services.into_iter().map(service_figures).collect(),
-            in_flight: upstreams.map(|one| (one.model.id.clone(), one.in_flight())).collect(),
+            in_flight: upstreams
+                .map(|one| (one.model.id.clone(), one.in_flight(), one.gate.limit()))
+                .collect(),
             counts: &self.counts,
             cache: self.cache_figures(),
             calls: self.capacity.calls(),
@@ -278,7 +281,7 @@ impl Worker {
         let local = Local::new(number, shared.time, shared.capacity.clone(), shared.counts.clone());
         let local = Rc::new(local);
         Worker {
-            client: Client::new(local.clone(), shared.resolver.clone(), network, &state.settings),
+            client: Client::new(local.clone(), shared.resolver.clone(), network),
             local,
             view: RefCell::new((shared.version.load(Ordering::Acquire), Rc::new(state))),
             ids: Cell::new(0),

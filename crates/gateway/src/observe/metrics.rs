@@ -13,6 +13,7 @@ use crate::cache::class::Reason;
 use crate::cache::shared::SharedCounts;
 use crate::cache::store;
 use crate::error::{ErrorKind, TABLE};
+use crate::line::{Line, Waited};
 use crate::observe::stats::{
     CacheUse, Calls, Counter, Counts, Durations, EDGES, Extra, Limited, Outcome, RelayOutcome,
     Relays, SHED, Sharded, WrongKey,
@@ -52,6 +53,10 @@ metrics! {
     HEDGES_WON = "plimsoll_hedges_won_total", "counter", "service", "Hedges that were answered first; the other attempts were cancelled.";
     DISSENTS = "plimsoll_dissents_total", "counter", "service,upstream", "Answers that differed from those that agree = N upstreams agreed on.";
     IN_FLIGHT = "plimsoll_relays_in_flight", "gauge", "upstream", "Relays in flight.";
+    CONCURRENCY = "plimsoll_upstream_concurrency", "gauge", "upstream", "The most calls that the upstream is sent at a time at present; plimsoll_relays_in_flight is what it is sent.";
+    WAITING = "plimsoll_waiting_calls", "gauge", "service", "Calls that wait for an upstream with room.";
+    WAITED = "plimsoll_waits_total", "counter", "service,outcome", "Calls that found all upstreams at their limit, by outcome: served; early (refused at once, because their turn would have come too late); late (their turn did not come in time); full (too many calls were waiting); left (the caller disconnected).";
+    WAIT_TIME = "plimsoll_wait_seconds_total", "counter", "service", "The time that the served ones of these calls have waited.";
     SHED_CALLS = "plimsoll_shed_total", "counter", "service,reason", "Calls refused for lack of capacity, by error; too_many_connections has no service and counts connections.";
     REFUSED = "plimsoll_refused_total", "counter", "reason", "Requests and calls refused before their method was determined, by error.";
     LIMITED = "plimsoll_limited_total", "counter", "scope,reason", "Calls that a limit did not admit: of the endpoint or of the key (scope), by calls or compute_units per second, or by the daily or monthly quota.";
@@ -109,6 +114,8 @@ pub(crate) struct ServiceFigures {
     pub(crate) is_fallback: bool,
     /// Calls made for new blocks.
     pub(crate) prefetched: u64,
+    /// Its calls that wait for an upstream.
+    pub(crate) line: Arc<Line>,
 }
 
 /// The served heads of a service.
@@ -144,8 +151,8 @@ pub(crate) struct CacheFigures {
 /// The contents of the page.
 pub(crate) struct Figures<'a> {
     pub(crate) services: Vec<ServiceFigures>,
-    /// Relays in flight by upstream.
-    pub(crate) in_flight: Vec<(String, u64)>,
+    /// Relays in flight by upstream, and the limit.
+    pub(crate) in_flight: Vec<(String, u64, u32)>,
     pub(crate) counts: &'a Sharded<Counts>,
     pub(crate) cache: CacheFigures,
     pub(crate) calls: u64,
@@ -172,9 +179,14 @@ impl Figures<'_> {
         page.relays(&self.services);
         page.extra(&self.services);
         page.head(IN_FLIGHT);
-        for (upstream, in_flight) in &self.in_flight {
+        for (upstream, in_flight, _) in &self.in_flight {
             page.sample(IN_FLIGHT, "", &[("upstream", upstream)], in_flight);
         }
+        page.head(CONCURRENCY);
+        for (upstream, _, limit) in &self.in_flight {
+            page.sample(CONCURRENCY, "", &[("upstream", upstream)], limit);
+        }
+        page.waits(&self.services);
         page.shed(self.counts, &self.services);
         page.head(REFUSED);
         for (at, row) in TABLE.iter().enumerate() {
@@ -471,6 +483,28 @@ impl Page {
             if count > 0 {
                 self.sample(WRONG_KEYS, "", &[("reason", reason)], count);
             }
+        }
+    }
+
+    fn waits(&mut self, services: &[ServiceFigures]) {
+        self.head(WAITING);
+        for service in services {
+            self.sample(WAITING, "", &[("service", &service.id)], service.line.waiting());
+        }
+        self.head(WAITED);
+        for service in services {
+            for how in Waited::ALL {
+                let count = service.line.ended(how);
+                if count > 0 {
+                    let labels = [("service", service.id.as_str()), ("outcome", how.word())];
+                    self.sample(WAITED, "", &labels, count);
+                }
+            }
+        }
+        self.head(WAIT_TIME);
+        for service in services {
+            let waited = service.line.waited().as_secs_f64();
+            self.sample(WAIT_TIME, "", &[("service", &service.id)], waited);
         }
     }
 

@@ -288,7 +288,8 @@ impl Extra {
 }
 
 /// The errors of calls refused for lack of capacity.
-pub(crate) const SHED: [ErrorKind; 2] = [ErrorKind::LimitReached, ErrorKind::Busy];
+pub(crate) const SHED: [ErrorKind; 3] =
+    [ErrorKind::LimitReached, ErrorKind::Overloaded, ErrorKind::Busy];
 
 impl Default for Calls {
     fn default() -> Calls {

@@ -1,4 +1,4 @@
-//! A worker's connections to one upstream: idle connections, and slots for connections in use.
+//! A worker's idle connections to one upstream. Those in use are limited by [`super::gate`].
 //!
 //! # Distrust
 //! An upstream, or a balancer before it, may close connections that it has promised to keep, so that
@@ -8,15 +8,11 @@
 //! the upstream was restarted.
 
 use std::cell::{Cell, RefCell};
-use std::sync::Arc;
 
 use plimsoll_measure::Nanos;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{AGE_MAX, Connection, Failure, Health};
-use crate::error::ErrorKind;
+use super::{AGE_MAX, Connection, Health};
 use crate::keeper::dns::Addresses;
-use crate::local::Local;
 
 /// A restart breaks some connections at once; more in a row are a habit.
 const STALE_MAX: u32 = 3;
@@ -28,47 +24,16 @@ const DISTRUST_MIN: Nanos = Nanos::from_secs(1);
 const DISTRUST_MAX: Nanos = Nanos::from_secs(64);
 
 /// Connections to one upstream.
+#[derive(Default)]
 pub(super) struct Pool {
     /// Stale connections since the last answer over a pooled one, apart from those during distrust.
     stale: Cell<u32>,
     distrusted_until: Cell<Nanos>,
     /// The most recently used connection is last.
     idle: RefCell<Vec<Connection>>,
-    slots: Arc<Semaphore>,
 }
 
-/// Permission to use a connection.
-pub(super) type Slot = OwnedSemaphorePermit;
-
 impl Pool {
-    /// A pool with at most `connections_max` connections in use.
-    pub(super) fn new(connections_max: usize) -> Pool {
-        Pool {
-            stale: Cell::new(0),
-            distrusted_until: Cell::new(Nanos::ZERO),
-            idle: RefCell::default(),
-            slots: Arc::new(Semaphore::new(connections_max.max(1))),
-        }
-    }
-
-    /// A slot, if one is free.
-    pub(super) fn try_slot(&self) -> Option<Slot> {
-        self.slots.clone().try_acquire_owned().ok()
-    }
-
-    /// Waits for a slot, in FIFO order.
-    pub(super) async fn slot(&self, local: &Local, deadline: Nanos) -> Result<Slot, Failure> {
-        let acquired = self.slots.clone().acquire_owned();
-        match tokio::time::timeout_at(local.instant(deadline), acquired).await {
-            Ok(Ok(slot)) => Ok(slot),
-            _ => {
-                let message = "timed out waiting for a free connection to the upstream \
-                               (limits.upstream_connections)";
-                Err(Failure::new(ErrorKind::TimedOut, false, message))
-            }
-        }
-    }
-
     /// Takes an idle connection on which nothing has arrived. With `check_socket`, the socket itself
     /// is checked, not only the runtime's readiness state. A connection that the upstream has closed is
     /// a loss.
@@ -169,7 +134,7 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::local::Time;
+    use crate::local::{Local, Time};
     use crate::observe::stats::Sharded;
     use crate::permit::Capacity;
     use crate::transport::io::Io;
@@ -178,6 +143,7 @@ mod tests {
     use plimsoll_registry::settings::Limits;
     use std::net::IpAddr;
     use std::rc::Rc;
+    use std::sync::Arc;
     use tokio::net::{TcpListener, TcpStream};
 
     #[test]
@@ -205,7 +171,7 @@ mod tests {
             for (row, (opened_at, idle_since, idle_max, address, is_kept)) in
                 rows.into_iter().enumerate()
             {
-                let pool = Pool::new(1);
+                let pool = Pool::default();
                 let stream = TcpStream::connect(to).await.expect("a connection");
                 let _other = listener.accept().await.expect("its other end");
                 let connection = Connection {
@@ -227,7 +193,7 @@ mod tests {
             // A pool with a connection to this address, and the upstream's end of it unless it has
             // been closed.
             let pooled = async |address: Option<IpAddr>, is_closed: bool| {
-                let pool = Pool::new(1);
+                let pool = Pool::default();
                 let stream = TcpStream::connect(to).await.expect("a connection");
                 let (other, _) = listener.accept().await.expect("its other end");
                 let other = (!is_closed).then_some(other);

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use plimsoll_measure::Nanos;
 use plimsoll_registry::settings::Limits;
 
-use super::pool::{Pool, Slot};
+use super::pool::Pool;
 use super::{Connection, Failure, Request};
 use crate::buffer;
 use crate::error::{Error, ErrorKind};
@@ -28,7 +28,6 @@ pub(crate) struct Reply {
     local: Rc<Local>,
     connection: Connection,
     pool: Rc<Pool>,
-    _slot: Slot,
     was_pooled: bool,
     is_head: bool,
     deadline: Nanos,
@@ -45,7 +44,6 @@ pub(super) struct Checkout {
     /// Whether the connection came from the pool.
     pub(super) was_pooled: bool,
     pub(super) pool: Rc<Pool>,
-    pub(super) slot: Slot,
 }
 
 /// A complete response.
@@ -130,7 +128,6 @@ impl Reply {
             local,
             connection: from.connection,
             pool: from.pool,
-            _slot: from.slot,
             was_pooled: from.was_pooled,
             is_head: request.method == "HEAD",
             deadline: request.deadline,

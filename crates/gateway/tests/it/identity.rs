@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use plimsoll_gateway::Settings;
 use plimsoll_measure::rng::{Key, Sequence};
-use plimsoll_registry::settings::Limits;
+use plimsoll_registry::model::{Concurrency, Upstream};
 
 use crate::caller::{Caller, call, request, result};
 use crate::setup::{
@@ -181,10 +181,11 @@ impl LoadThread<'_> {
 fn a_million_answers_reach_their_own_callers() {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
     println!("SEED={seed}");
-    let limits = Limits { upstream_connections: 32, ..Limits::default() };
+    // Every call is to be answered, however many there are at a time.
+    let open = |upstream| Upstream { concurrency: Concurrency::Off, ..upstream };
     let url = |address: SocketAddr| format!("http://{address}/");
-    let upstreams = vec![node("a", "eth", &url(echo())), node("b", "eth", &url(echo()))];
-    let settings = Settings { workers: 2, limits, ..settings() };
+    let upstreams = ["a", "b"].map(|id| open(node(id, "eth", &url(echo())))).into();
+    let settings = Settings { workers: 2, ..settings() };
     let gateway = start(settings, &definitions(upstreams));
     let padding = "x".repeat(PARAMS_MAX as usize);
     let answered: u64 = std::thread::scope(|scope| {

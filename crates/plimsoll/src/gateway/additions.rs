@@ -82,6 +82,9 @@ pub(super) struct AddUpstream {
     /// Maximum rate of calls from each gateway process, such as 500/s
     #[arg(long, value_name = "RATE")]
     rate_limit: Option<String>,
+    /// Calls sent to it at a time by each gateway process: auto, off or a number [default: auto]
+    #[arg(long, value_name = "N")]
+    concurrency: Option<String>,
     /// Certificates (PEM) to trust instead of the system's
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
@@ -211,6 +214,7 @@ impl AddUpstream {
         lines.number("--weight", "weight", self.weight);
         lines.number("--tier", "tier", self.tier);
         lines.text("--rate-limit", "rate_limit", &self.rate_limit);
+        lines.text("--concurrency", "concurrency", &self.concurrency);
         if let Some(ca) = &self.ca {
             let ca = std::path::absolute(ca)?.display().to_string();
             lines.text("--ca", "ca", &Some(ca.replace("${", "$${")));

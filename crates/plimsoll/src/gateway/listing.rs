@@ -204,6 +204,7 @@ fn upstream_value(upstream: &Upstream) -> Value {
         "weight": upstream.weight,
         "tier": upstream.tier,
         "rate_limit": upstream.rate_limit.map(show_rate),
+        "concurrency": upstream.concurrency.to_string(),
         "methods": methods_value(&upstream.methods),
         "ca": upstream.ca.as_ref().map(|path| path.display().to_string()),
     })

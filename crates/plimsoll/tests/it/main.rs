@@ -23,6 +23,7 @@ mod instrument_secrets;
 mod live;
 mod operating;
 mod output;
+mod overload;
 mod page;
 mod planted;
 mod postgres;

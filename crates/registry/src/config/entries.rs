@@ -17,8 +17,8 @@ use plimsoll_measure::Nanos;
 
 use super::access::read_access;
 use crate::model::{
-    Address, Definitions, Endpoint, Kind, MethodRules, Sending, Service, Spread, TIER_MAX,
-    Upstream, WEIGHT_MAX, check_id_shown_as, masked,
+    Address, CONCURRENCY_MAX, Concurrency, Definitions, Endpoint, Kind, MethodRules, Sending,
+    Service, Spread, TIER_MAX, Upstream, WEIGHT_MAX, check_id_shown_as, masked,
 };
 use crate::settings::{Faces, Listener};
 use crate::store::EntryKind;
@@ -346,6 +346,7 @@ pub(crate) fn read_upstream(table: &Table<'_>, folder: &Path) -> Option<ParsedEn
         }
         Some(rate)
     });
+    let concurrency = table.field("concurrency").and_then(|f| read_concurrency(&f));
     let methods = read_methods(table);
     let ca = table.field("ca").and_then(|f| super::fields::file(&f, folder));
     let drain = table.field("drain").and_then(|f| f.boolean());
@@ -356,12 +357,30 @@ pub(crate) fn read_upstream(table: &Table<'_>, folder: &Path) -> Option<ParsedEn
         weight: weight.unwrap_or(1) as u32,
         tier: tier.unwrap_or(0) as u8,
         rate_limit,
+        concurrency: concurrency.unwrap_or_default(),
         methods,
         ca,
         drain: drain.unwrap_or_default(),
         ..Upstream::at(id.clone(), kind, url, address)
     });
     Some(ParsedEntry { id, place, service, item })
+}
+
+/// Reads how many calls an upstream is sent at a time.
+fn read_concurrency(field: &Field<'_>) -> Option<Concurrency> {
+    if field.is_integer() {
+        let limit = field.integer(1, CONCURRENCY_MAX.into())?;
+        return Some(Concurrency::Fixed(limit as u32));
+    }
+    let read = |text: &str| match text {
+        "auto" => Ok(Concurrency::Auto),
+        "off" => Ok(Concurrency::Off),
+        _ => match text.parse() {
+            Ok(limit @ 1..=CONCURRENCY_MAX) => Ok(Concurrency::Fixed(limit)),
+            _ => Err(format!("\"{text}\" is not \"auto\", \"off\" or a number of calls")),
+        },
+    };
+    field.parse(read)
 }
 
 /// Reads an endpoint.

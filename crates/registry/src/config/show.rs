@@ -10,7 +10,7 @@ use plimsoll_measure::Nanos;
 use super::access::show_access;
 use super::entries::show_hedge;
 use super::{Config, KEYS};
-use crate::model::{ByMethod, Endpoint, MethodRules, Service, Upstream};
+use crate::model::{ByMethod, Concurrency, Endpoint, MethodRules, Service, Upstream};
 use crate::settings::Listener;
 
 impl Config {
@@ -159,6 +159,11 @@ pub fn show_upstream(upstream: &Upstream) -> String {
     lines.line("weight", upstream.weight.to_string());
     lines.line("tier", upstream.tier.to_string());
     lines.maybe("rate_limit", upstream.rate_limit, |rate| quote(&show_rate(rate)));
+    match upstream.concurrency {
+        Concurrency::Auto => {}
+        fixed @ Concurrency::Fixed(_) => lines.line("concurrency", fixed.to_string()),
+        Concurrency::Off => lines.line("concurrency", quote("off")),
+    }
     lines.methods(&upstream.methods);
     lines.maybe("ca", upstream.ca.as_ref(), |path| quote_filled(&path.display().to_string()));
     if upstream.drain {

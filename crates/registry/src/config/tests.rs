@@ -336,6 +336,11 @@ fn invalid_entries() {
         &["\"rate_limit\" must be above 0/s", "hint: to take the upstream out of use"],
     );
     check(&upstream("rate_limit = \"fast\""), &["\"rate_limit\": \"fast\""]);
+    check(&upstream("concurrency = 0"), &["\"concurrency\" must be from 1 to 10000000"]);
+    check(
+        &upstream("concurrency = \"on\""),
+        &["\"concurrency\": \"on\" is not \"auto\", \"off\" or a number of calls"],
+    );
     let service = |keys: &str| format!("[[service]]\nid = \"x\"\n{keys}\n");
     check(&service("hedge = \"p20\""), &["the quantile p20 is out of range", "from p50 to p99.9"]);
     check(&service("hedge = \"95\""), &["\"95\" is not a quantile", "such as \"p95\", or \"off\""]);

@@ -154,6 +154,17 @@ fn relays(route: &Route) -> (u64, u64, u64) {
     (ok, cancelled, route.upstream.in_flight())
 }
 
+/// Makes an attempt with a slot.
+async fn attempted(
+    target: &Target<'_>,
+    call: &Call<'_>,
+    route: &Route,
+) -> Result<JudgedResponse, Failure> {
+    let slot = route.upstream.gate.force(&target.account.in_use, &target.worker.local);
+    let picked = Picked { route, pass: None, in_use: slot.number, method: None };
+    super::run(target, call, picked, Reuse::Pooled, CallTrace::default()).await
+}
+
 #[test]
 fn attempts_are_raced_and_only_the_winner_writes() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -167,10 +178,7 @@ fn attempts_are_raced_and_only_the_winner_writes() {
         let call = request::call(br#"{"jsonrpc":"2.0","id":1,"method":"eth_gasPrice"}"#);
         let call = call.expect("a call");
         let [to_slow, to_fast] = &service.routes[..] else { panic!("two routes") };
-        let attempt = |route| {
-            let picked = Picked { route, pass: None };
-            Box::pin(super::run(&target, &call, picked, Reuse::Pooled, CallTrace::default()))
-        };
+        let attempt = |route| Box::pin(attempted(&target, &call, route));
 
         let race = select(attempt(to_slow), attempt(to_fast));
         let both_sent = async {

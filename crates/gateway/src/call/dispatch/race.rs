@@ -1,6 +1,8 @@
 //! The race of a call's attempts, once the first one was not enough.
 
+use std::future::poll_fn;
 use std::pin::Pin;
+use std::task::Poll;
 
 use futures_util::StreamExt;
 use futures_util::future::LocalBoxFuture;
@@ -12,7 +14,8 @@ use super::super::attempt::JudgedResponse;
 use super::super::heads::Named;
 use super::super::lateness::{InFlight, Patience};
 use super::super::message::Summary;
-use super::super::routing::{Picked, Tried};
+use super::super::overload;
+use super::super::routing::{Admitted, Picked, Tried};
 use super::super::target::Target;
 use super::{Dispatched, Ended, Fallback, behind, denied, is_missing, is_retryable};
 use crate::error::{Error, ErrorKind};
@@ -36,6 +39,18 @@ impl Refused {
     const INTERVAL_MAX: Nanos = Nanos::from_millis(800);
 }
 
+/// The wait for a slot.
+type Waiting<'r, 'a> = LocalBoxFuture<'r, Result<Admitted<'a>, Error>>;
+
+/// What a race has waited for.
+enum Next<'a> {
+    Ended(Ended<'a>),
+    /// A retry has a slot, or was refused.
+    Waited(Extra, Result<Admitted<'a>, Error>),
+    /// A further attempt is due.
+    Due,
+}
+
 /// A call whose first attempt was not enough.
 pub(super) struct Race<'r, 'a> {
     target: &'r Target<'a>,
@@ -47,6 +62,10 @@ pub(super) struct Race<'r, 'a> {
     in_flight: Vec<InFlight<'a>>,
     /// A retry that the budget has refused so far.
     refused: Option<Refused>,
+    /// A retry that waits for a slot, and why it is made.
+    waiting: Option<(Extra, Waiting<'r, 'a>)>,
+    /// Why a retry got no slot.
+    shed: Option<Error>,
     /// Attempts that ended with an error object that another upstream may not repeat.
     doubtful: Vec<Picked<'a>>,
     fallback: Option<Fallback>,
@@ -72,6 +91,8 @@ impl<'r, 'a> Race<'r, 'a> {
             patience: Patience::of(target, dispatched.method),
             in_flight: Vec::new(),
             refused: None,
+            waiting: None,
+            shed: None,
             doubtful: Vec::new(),
             fallback: None,
             is_denied: false,
@@ -83,14 +104,13 @@ impl<'r, 'a> Race<'r, 'a> {
     /// Goes on from the first attempt, which has ended or is late.
     pub(super) async fn run(
         mut self,
-        picked: Picked<'a>,
-        start: Nanos,
+        in_flight: InFlight<'a>,
         first: Pin<&'r mut (dyn Future<Output = Ended<'a>> + 'r)>,
         ended: Result<Ended<'a>, Late>,
         summary: &mut Summary<'a>,
     ) -> Result<JudgedResponse, Error> {
-        self.tried.add(picked.route);
-        self.in_flight.push(InFlight::new(picked, start));
+        self.tried.add(in_flight.picked.route);
+        self.in_flight.push(in_flight);
         match ended {
             Ok(ended) => {
                 if let Some(judged) = self.ended(ended, summary) {
@@ -104,7 +124,7 @@ impl<'r, 'a> Race<'r, 'a> {
         }
         loop {
             let local = &self.target.worker.local;
-            if self.running.is_empty() {
+            if self.running.is_empty() && self.waiting.is_none() {
                 let Some(offer_at) = self.waits_until() else { return self.conclude() };
                 tokio::time::sleep_until(local.instant(offer_at)).await;
                 self.late(summary);
@@ -112,28 +132,56 @@ impl<'r, 'a> Race<'r, 'a> {
             }
             if self.is_denied
                 && self.refused.is_none()
+                && self.waiting.is_none()
                 && self.in_flight.iter().all(|one| one.is_late)
             {
                 // The upstream that answered may have the block a moment later; the late ones may hang.
                 return self.conclude();
             }
-            let next = match self.due() {
-                None => self.running.next().await,
-                Some(due) => {
-                    let next = self.running.next();
-                    match tokio::time::timeout_at(local.instant(due), next).await {
-                        Ok(next) => next,
-                        Err(_) => {
-                            self.late(summary);
-                            continue;
-                        }
+            match self.next(self.due()).await {
+                Next::Ended(ended) => {
+                    if let Some(judged) = self.ended(ended, summary) {
+                        return Ok(judged);
                     }
                 }
-            };
-            if let Some(judged) = next.and_then(|ended| self.ended(ended, summary)) {
-                return Ok(judged);
+                Next::Waited(extra, Ok(admitted)) => {
+                    if !self.is_settling {
+                        self.admitted(extra, admitted, summary);
+                    }
+                }
+                Next::Waited(_, Err(error)) => self.shed = Some(error),
+                Next::Due => self.late(summary),
             }
         }
+    }
+
+    /// Waits for an attempt to end, a slot, or the time at which a further attempt is due.
+    async fn next(&mut self, due: Option<Nanos>) -> Next<'a> {
+        let Race { target, running, waiting, .. } = self;
+        let next = poll_fn(|context| {
+            if let Some((extra, wait)) = waiting
+                && let Poll::Ready(waited) = wait.as_mut().poll(context)
+            {
+                let extra = *extra;
+                *waiting = None;
+                return Poll::Ready(Next::Waited(extra, waited));
+            }
+            match running.poll_next_unpin(context) {
+                Poll::Ready(Some(ended)) => Poll::Ready(Next::Ended(ended)),
+                _ => Poll::Pending,
+            }
+        });
+        let Some(due) = due else { return next.await };
+        let due = target.worker.local.instant(due);
+        tokio::time::timeout_at(due, next).await.unwrap_or(Next::Due)
+    }
+
+    /// Makes an attempt that was given a slot.
+    fn admitted(&mut self, extra: Extra, admitted: Admitted<'a>, summary: &mut Summary<'a>) {
+        let counts = self.target.service.calls.of(self.target.worker.local.number);
+        counts.extra[extra as usize].add(1);
+        self.tried.add(admitted.0.route);
+        self.begin(admitted, self.reuse, extra == Extra::Hedge, extra, summary);
     }
 
     /// Until when to wait for a retry that the budget has refused, if nothing else is left to wait for.
@@ -182,7 +230,8 @@ impl<'r, 'a> Race<'r, 'a> {
     fn ended(&mut self, ended: Ended<'a>, summary: &mut Summary<'a>) -> Option<JudgedResponse> {
         let Ended { picked, start, is_hedge, result } = ended;
         let target = self.target;
-        self.in_flight.retain(|one| !one.is(&picked, start));
+        let place = self.in_flight.iter().position(|one| one.is(&picked, start));
+        let slot = place.map(|place| self.in_flight.remove(place).slot);
         let now = target.worker.local.now();
         let mut is_denied = false;
         let (is_free, may_retry, same) = match &result {
@@ -229,9 +278,9 @@ impl<'r, 'a> Race<'r, 'a> {
             Err(_) => {}
         }
         self.is_denied |= is_denied;
-        if same {
+        if let Some(slot) = slot.filter(|_| same) {
             // A pooled connection had been closed: not the upstream's failure.
-            self.begin(picked, Reuse::New, is_hedge, Extra::Stale, summary);
+            self.begin((picked, slot), Reuse::New, is_hedge, Extra::Stale, summary);
         } else if may_retry && now < self.deadline() {
             self.start(if is_free { Extra::Elsewhere } else { Extra::Retry }, summary);
         }
@@ -267,7 +316,8 @@ impl<'r, 'a> Race<'r, 'a> {
         let need = self.dispatched.need();
         let now = local.recent();
         let counts = service.calls.of(local.number);
-        if self.is_settling || !service.has_other(&need, &self.tried, now) {
+        let has_other = service.has_other(&need, &self.tried, now);
+        if self.is_settling || self.waiting.is_some() || !has_other {
             self.refused = None;
             return;
         }
@@ -284,10 +334,17 @@ impl<'r, 'a> Race<'r, 'a> {
         }
         self.refused = None;
         // A hedge must not end up on an upstream that is known to fail.
-        let Ok(picked) = service.pick(&need, &self.tried, local) else { return };
-        counts.extra[extra as usize].add(1);
-        self.tried.add(picked.route);
-        self.begin(picked, self.reuse, extra == Extra::Hedge, extra, summary);
+        match overload::at_once(self.target, &need, &self.tried) {
+            Ok(admitted) => self.admitted(extra, admitted, summary),
+            Err(ErrorKind::Overloaded) if extra != Extra::Hedge => {
+                let (target, dispatched, tried) =
+                    (self.target, self.dispatched, self.tried.clone());
+                let wait =
+                    async move { overload::awaited(target, &dispatched.need(), &tried).await };
+                self.waiting = Some((extra, Box::pin(wait)));
+            }
+            Err(_) => {}
+        }
     }
 
     /// Whether the budget allows a retry: also that of hedges, if little of the call's time is left.
@@ -320,7 +377,7 @@ impl<'r, 'a> Race<'r, 'a> {
 
     fn begin(
         &mut self,
-        picked: Picked<'a>,
+        (picked, slot): Admitted<'a>,
         reuse: Reuse,
         is_hedge: bool,
         why: Extra,
@@ -331,7 +388,7 @@ impl<'r, 'a> Race<'r, 'a> {
         let trace = self.dispatched.trace.because(why);
         let dispatched = Dispatched { trace, ..self.dispatched };
         let start = target.worker.local.recent();
-        self.in_flight.push(InFlight::new(picked, start));
+        self.in_flight.push(InFlight::new(picked, start, slot));
         self.running.push(Box::pin(async move {
             let result = dispatched.attempt(target, picked, reuse).await;
             Ended { picked, start, is_hedge, result }
@@ -376,7 +433,10 @@ impl<'r, 'a> Race<'r, 'a> {
             }
             Some(Fallback::Judged(judged)) => Ok(judged),
             Some(Fallback::Failed(failure)) => Err(failure.into()),
-            None => Err(Error::new(ErrorKind::Internal, "no attempt was made")),
+            None => {
+                let none = || Error::new(ErrorKind::Internal, "no attempt was made");
+                Err(self.shed.unwrap_or_else(none))
+            }
         }
     }
 }

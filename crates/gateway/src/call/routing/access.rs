@@ -8,14 +8,13 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use plimsoll_measure::WallClock;
 use plimsoll_registry::model;
 use plimsoll_registry::settings::{Cors, Network};
 
 use super::Endpoint;
-use crate::account::{Account, AccountIds};
+use crate::account::{Account, AccountIds, InUse};
 use crate::limits::{Allowance, Allowances};
 
 /// Keys by their hashes.
@@ -51,11 +50,11 @@ impl Access {
     ) -> Access {
         let previous = previous.map(|old| &old.access);
         let model::Access { keys, origins, networks, limits } = &endpoint.access;
-        let calls = previous.map(|old| old.account.calls.clone());
-        let calls: Arc<AtomicU64> = calls.unwrap_or_default();
+        let in_use = previous.map(|old| old.account.in_use.clone());
+        let in_use: Arc<InUse> = in_use.unwrap_or_default();
         let mut account = |key: Option<&str>, previous: Option<&Arc<Account>>| {
             let (endpoint, service) = (Some(endpoint.id.as_str()), &endpoint.service);
-            Account::renewed(previous, AccountIds { endpoint, key, service }, &calls, serial)
+            Account::renewed(previous, AccountIds { endpoint, key, service }, &in_use, serial)
         };
         let allowance = |limits: &_, key: Option<&str>, previous: Option<&Arc<Allowance>>| {
             let allowance = Allowance::renewed(limits, (&endpoint.id, key), previous);

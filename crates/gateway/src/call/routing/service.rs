@@ -19,6 +19,7 @@ use crate::call::heads::ServiceHeads;
 use crate::call::health::{self, Activity};
 use crate::call::prefetch::Prefetched;
 use crate::heads::{Floor, Floors, Standing};
+use crate::line::Line;
 use crate::observe::stats::{Calls, Sharded};
 use crate::protocol::Protocol;
 use crate::sends::Sent;
@@ -89,6 +90,8 @@ pub(crate) struct ServiceState {
     /// Whether an upstream has a higher head than is served.
     pub(crate) has_news: AtomicBool,
     pub(crate) prefetched: Prefetched,
+    /// Its calls that wait for an upstream.
+    pub(crate) line: Arc<Line>,
 }
 
 impl ServiceState {
@@ -105,6 +108,7 @@ impl ServiceState {
             is_fallback: AtomicBool::new(false),
             has_news: AtomicBool::new(false),
             prefetched: Prefetched::default(),
+            line: Arc::default(),
         }
     }
 

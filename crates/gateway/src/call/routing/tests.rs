@@ -1,8 +1,11 @@
 //! How calls are spread, and what a reload carries over.
 
 use super::*;
+use crate::account::InUse;
 use crate::local::{Local, Time};
+use crate::observe::stats::Sharded;
 use crate::permit::Capacity;
+use crate::upstream::gate::Slot;
 use plimsoll_config::Text;
 use plimsoll_measure::Nanos;
 use plimsoll_registry::model::{Address, Kind, Spread};
@@ -20,7 +23,8 @@ fn upstream(id: &str, service: Option<&str>, weight: u32, tier: u8) -> model::Up
     }
 }
 
-const NEED: Need<'_> = Need { class: Class::Read, method: "eth_call", block: None, prefer: None };
+const NEED: Need<'_> =
+    Need { class: Class::Read, method: "eth_call", known: None, block: None, prefer: None };
 
 fn compile(definitions: &Definitions, previous: &Routing) -> Routing {
     Routing::compile(definitions, previous, 2, &mut 0).expect("compiles")
@@ -32,11 +36,33 @@ fn definitions(spread: Spread, upstreams: Vec<model::Upstream>) -> Definitions {
     Definitions { services: vec![service, other], upstreams, endpoints: Vec::new() }
 }
 
+fn local() -> Local {
+    let capacity = Arc::new(Capacity::new(&Default::default()));
+    Local::new(0, Time::start(), capacity, Arc::new(Sharded::new(1)))
+}
+
+/// Picks a route and takes a slot.
+fn admitted<'s, 'l>(
+    service: &'s Service,
+    need: &Need<'_>,
+    tried: &Tried,
+    account: &'l Arc<InUse>,
+    local: &'l Local,
+) -> Result<(&'s Route, Slot<'l>), ErrorKind>
+where
+    's: 'l,
+{
+    let (picked, slot) = service.pick(need, tried, account, local)?;
+    let of_gate = |route: &&Route| Arc::ptr_eq(&route.upstream.gate, &picked.route.upstream.gate);
+    Ok((service.routes.iter().find(of_gate).expect("a route"), slot))
+}
+
 /// Picks a route.
 fn pick<'s>(service: &'s Service, need: &Need<'_>, tried: &Tried) -> Result<&'s Route, ErrorKind> {
-    let capacity = Arc::new(Capacity::new(&Default::default()));
-    let local = Local::new(0, Time::start(), capacity, Arc::new(Sharded::new(1)));
-    service.pick(need, tried, &local).map(|picked| picked.route)
+    let (account, local) = (Arc::default(), local());
+    let (route, slot) = admitted(service, need, tried, &account, &local)?;
+    drop(slot);
+    Ok(route)
 }
 
 /// Picks `n` times; returns the ids of the upstreams in order.
@@ -84,10 +110,9 @@ fn the_least_loaded_upstream_is_picked() {
     let upstreams = vec![upstream("a", None, 1, 0), upstream("b", None, 2, 0)];
     let routing = compile(&definitions(Spread::LeastLoaded, upstreams), &Routing::empty(0));
     let service = routing.service("eth").expect("a service");
-    for _ in 0..9 {
-        let route = pick(service, &NEED, &Tried::default()).expect("a route");
-        route.upstream.in_flight.of(1).add(1);
-    }
+    let (account, local) = (Arc::default(), local());
+    let admitted = || admitted(service, &NEED, &Tried::default(), &account, &local);
+    let _slots: Vec<_> = (0..9).map(|_| admitted().expect("a route").1).collect();
     let loads: Vec<u64> = routing.upstreams().iter().map(|one| one.in_flight()).collect();
     assert_eq!(loads, [3, 6], "in proportion to the weights");
 }
@@ -106,7 +131,7 @@ fn tiers_method_rules_and_rate_limits_are_respected() {
     let picked = |method: &str| {
         let route = pick(
             service,
-            &Need { class: Class::Read, method, block: None, prefer: None },
+            &Need { class: Class::Read, method, known: None, block: None, prefer: None },
             &Tried::default(),
         );
         route.map(|route| route.upstream.model.id.as_str())
@@ -127,12 +152,48 @@ fn filters_always_use_the_same_upstream() {
     let upstreams = vec![upstream("a", None, 1, 0), upstream("b", None, 1, 0)];
     let routing = compile(&definitions(Spread::RoundRobin, upstreams), &Routing::empty(0));
     let service = routing.service("eth").expect("a service");
-    let filter = Need { class: Class::Filter, method: "eth_newFilter", block: None, prefer: None };
+    let filter = Need {
+        class: Class::Filter,
+        method: "eth_newFilter",
+        known: None,
+        block: None,
+        prefer: None,
+    };
     for _ in 0..3 {
         picks(&routing, "eth", 1);
         let route = pick(service, &filter, &Tried::default()).expect("a route");
         assert_eq!(route.upstream.model.id, "a");
     }
+}
+
+#[test]
+fn a_full_upstream_is_passed_over_but_not_for_one_that_fails() {
+    let mut full = upstream("a", None, 1, 0);
+    full.concurrency = model::Concurrency::Fixed(1);
+    let other = model::Upstream { id: "b".into(), ..full.clone() };
+    let routing = compile(&definitions(Spread::RoundRobin, vec![full, other]), &Routing::empty(0));
+    let service = routing.service("eth").expect("a service");
+    let (account, local) = (Arc::default(), local());
+    let admitted = |need| admitted(service, need, &Tried::default(), &account, &local);
+    let first = admitted(&NEED).expect("a route");
+    let second = admitted(&NEED).expect("the other one");
+    assert_ne!(first.0.upstream.model.id, second.0.upstream.model.id);
+    assert_eq!(admitted(&NEED).err(), Some(ErrorKind::Overloaded));
+    assert_eq!(service.awaited(&NEED, &Tried::default(), local.now()).len(), 2);
+    // A filter is on the first node only.
+    let filter = Need { class: Class::Filter, ..NEED };
+    let awaited = service.awaited(&filter, &Tried::default(), local.now());
+    assert!(awaited.len() == 1 && Arc::ptr_eq(&awaited[0], &service.routes[0].upstream.gate));
+    // The other one's breaker opens: a call waits rather than failing.
+    let (second, slot) = second;
+    for _ in 0..10 {
+        let pass = second.state.breaker.admit(local.now());
+        second.failed("eth", pass, local.now());
+    }
+    drop(slot);
+    assert_eq!(admitted(&NEED).err(), Some(ErrorKind::Overloaded));
+    let awaited = service.awaited(&NEED, &Tried::default(), local.now());
+    assert!(awaited.len() == 1 && Arc::ptr_eq(&awaited[0], &first.0.upstream.gate));
 }
 
 #[test]

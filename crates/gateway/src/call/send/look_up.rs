@@ -21,6 +21,7 @@ use std::cell::RefCell;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use plimsoll_measure::Nanos;
+use plimsoll_rpc::method::Method;
 use plimsoll_rpc::request::Call;
 
 use super::super::attempt::{self, JudgedResponse};
@@ -195,8 +196,12 @@ impl<'r, 'a> LookUp<'r, 'a> {
         reuse: Reuse,
     ) -> Result<JudgedResponse, bool> {
         self.summary.borrow_mut().add_attempt(&route.upstream.model.id);
-        let pass = route.state.breaker.admit(self.target.worker.local.now());
-        let picked = Picked { route, pass };
+        let local = &*self.target.worker.local;
+        let pass = route.state.breaker.admit(local.now());
+        // Beyond the limit, because an error for an accepted transaction makes callers send another one.
+        let slot = route.upstream.gate.force(&self.target.account.in_use, local);
+        let method = Method::find(METHOD);
+        let picked = Picked { route, pass, in_use: slot.number, method };
         let result = attempt::run(self.target, call, picked, reuse, self.trace).await;
         result.map_err(|failure| failure.stale)
     }

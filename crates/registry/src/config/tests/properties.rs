@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use super::super::*;
 use crate::model::MethodRules;
 use crate::model::{
-    Access, AccessKey, Agree, BURST_MAX, ByMethod, COMPUTE_UNITS_MAX, CallLimits, Endpoint,
-    Prefetch, Resilience, Sending, ServiceTimes, Spread,
+    Access, AccessKey, Agree, BURST_MAX, ByMethod, COMPUTE_UNITS_MAX, CONCURRENCY_MAX, CallLimits,
+    Concurrency, Endpoint, Prefetch, Resilience, Sending, ServiceTimes, Spread,
 };
 use crate::settings::{
     AccessLog, CacheSettings, Cors, Faces, Limits, Listener, Network, TimesToLive, TraceEndpoint,
@@ -138,9 +138,16 @@ fn upstream(services: Vec<String>) -> impl Strategy<Value = Upstream> {
     let place =
         (prop::sample::select(services), any::<bool>(), "[a-z]{1,8}", 1u16.., any::<bool>());
     let rate = option::of((1u32..1_000_000).prop_map(f64::from));
+    let concurrency = prop_oneof![
+        Just(Concurrency::Auto),
+        Just(Concurrency::Off),
+        (1..=CONCURRENCY_MAX).prop_map(Concurrency::Fixed),
+    ];
+    let limits = (rate, concurrency);
     let flags = (any::<bool>(), any::<bool>());
-    (id(), place, headers, 1u32..=1_000, 0u8..=9, rate, rules(), flags).prop_map(
-        |(id, place, headers, weight, tier, rate_limit, methods, (any_service, drain))| {
+    (id(), place, headers, 1u32..=1_000, 0u8..=9, limits, rules(), flags).prop_map(
+        |(id, place, headers, weight, tier, limits, methods, (any_service, drain))| {
+            let (rate_limit, concurrency) = limits;
             let (service, tls, host, port, secret) = place;
             let scheme = if tls { "https" } else { "http" };
             let base = format!("{scheme}://{host}:{port}/");
@@ -157,6 +164,7 @@ fn upstream(services: Vec<String>) -> impl Strategy<Value = Upstream> {
                 weight,
                 tier,
                 rate_limit,
+                concurrency,
                 methods,
                 drain,
                 ..Upstream::at(id, kind, Text { value, shown, unset: None }, address)
