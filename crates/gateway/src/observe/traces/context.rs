@@ -252,4 +252,25 @@ mod tests {
         assert!(!Context::is_in(u128::MAX, 0.999));
         assert!(Context::is_in(1, 1e-9));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn contexts_that_are_written_read_back(trace in 1u128.., span in 1u64.., is_sampled: bool) {
+            let context = Context { trace, span, is_sampled };
+            let line = context.line();
+            let value = &line[PARENT.len() + 2..line.len() - 2];
+            proptest::prop_assert_eq!(Context::parse(value), Some(context));
+        }
+
+        #[test]
+        fn states_that_are_passed_on_are_valid(headers in proptest::collection::vec("[a-c@=, \\t]{0,20}", 0..4)) {
+            let mut state = State::default();
+            headers.iter().for_each(|header| state.add(header.as_bytes()));
+            if let Some(passed) = state.value() {
+                let mut again = State::default();
+                again.add(passed);
+                proptest::prop_assert_eq!(again.value(), Some(passed));
+            }
+        }
+    }
 }
