@@ -38,8 +38,8 @@ BURST_SECONDS = 0.5
 FREE_PER_SECOND = 500
 # How long usage may take to arrive in the database.
 USAGE_SECONDS = 10
-ENDPOINT = f"""keys = [{{ name = "bench", hash = "sha256:{hashlib.sha256(KEY.encode()).hexdigest()}" }}]
-limits = {{ calls = "10000000/s", compute_units = "10000000/s", daily = 1_000_000_000_000 }}
+ENDPOINT = f"""keys.bench = {{ hash = "sha256:{hashlib.sha256(KEY.encode()).hexdigest()}" }}
+limits = {{ calls = "10000000/s", compute_units = "10000000/s", daily_compute_units = 1_000_000_000_000 }}
 """
 REPLICA = """
 listen = ["127.0.0.1:{port}"]
@@ -60,7 +60,7 @@ limits = {{ calls = "{limit}/s" }}
 [[endpoint]]
 id = "free"
 service = "eth"
-keys = [{{ name = "bench", hash = "{hash}" }}]
+keys.bench = {{ hash = "{hash}" }}
 """
 
 

@@ -82,7 +82,6 @@ impl Account {
         }
     }
 
-    #[allow(dead_code)] // shown by the admin API
     /// When it was last used, on the process's clock, to the second.
     pub(crate) fn used_at(&self) -> Option<Nanos> {
         Some(Nanos(self.used_at.load(Relaxed))).filter(|at| *at > Nanos::ZERO)

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use plimsoll_measure::Nanos;
 use plimsoll_registry::Definitions;
-use plimsoll_registry::settings::{CacheSettings, Limits, Settings};
+use plimsoll_registry::settings::{Limits, Settings};
 use tokio::net::TcpStream;
 use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, watch};
@@ -140,7 +140,8 @@ impl Gateway {
         let resolve = host.resolve.clone().unwrap_or_else(dns::of_host);
         let resolver = Resolver::new(resolve, keeper.handle().clone());
         let workers = settings.workers;
-        let redis = start_redis(&settings.cache, time, &keeper)?;
+        let (is_sharing, redis_timeout) = (settings.limits.shared, settings.cache.redis_timeout);
+        let redis = start_redis(&settings, time, &keeper)?;
         let second_level = redis.clone().map(|redis| redis as Arc<dyn SecondLevel>);
         let state = State { settings, routing };
         let shared = Arc::new(Shared::new(state, log, resolver, host, time, second_level));
@@ -155,8 +156,16 @@ impl Gateway {
             threads: Mutex::default(),
             keeper,
         };
-        let watched = gateway.shared.clone();
+        let leases =
+            redis.filter(|_| is_sharing).map(|redis| redis as Arc<dyn limits::store::Store>);
+        let shared = &gateway.shared;
+        let wanted = leases.map(|store| shared.limits.share(store, &shared.id, redis_timeout));
+        let (watched, limited) = (shared.clone(), shared.limits.clone());
         gateway.keeper.run(move || keep(Rc::new(Worker::new(watched, workers, Network::Host))));
+        gateway.keeper.run(move || {
+            let now = move || time.now();
+            limits::keep::keep(limited, wanted, now)
+        });
         let observed = gateway.shared.clone();
         gateway.keeper.run(move || admin::observe(observed));
         let traced = gateway.shared.clone();
@@ -196,6 +205,7 @@ impl Gateway {
         open_log(&self.shared.access_log, &settings)?;
         let limits = Limits {
             upstream_connections: before.settings.limits.upstream_connections,
+            shared: before.settings.limits.shared,
             ..settings.limits
         };
         let settings = Settings {
@@ -205,6 +215,10 @@ impl Gateway {
             limits,
             ..settings
         };
+        let calendar = &self.shared.limits.calendar;
+        for warning in routing.quotas().flat_map(|quota| quota.warnings(calendar)) {
+            tracing::warn!("{warning}");
+        }
         self.shared.replace(State { settings, routing });
         Ok(())
     }
@@ -304,17 +318,18 @@ impl Gateway {
 /// The keeper's tasks.
 async fn keep(worker: Rc<Worker>) {
     tokio::task::spawn_local(shared_heads::watch(worker.clone()));
-    tokio::task::spawn_local(limits::keep(worker.shared.clone(), |shared| &shared.limits));
     health::watch(worker).await;
 }
 
-/// Starts using the Redis of the configuration, if there is one and the cache is on.
+/// Starts using the Redis of the configuration, if there is one and the cache or limits need it.
 fn start_redis(
-    settings: &CacheSettings,
+    settings: &Settings,
     time: Time,
     keeper: &Keeper,
 ) -> Result<Option<Arc<Redis>>, StartError> {
-    let Some(url) = settings.redis.as_ref().filter(|_| settings.memory > 0) else {
+    let is_needed = settings.cache.memory > 0 || settings.limits.shared;
+    let settings = &settings.cache;
+    let Some(url) = settings.redis.as_ref().filter(|_| is_needed) else {
         return Ok(None);
     };
     let settings = RedisSettings {

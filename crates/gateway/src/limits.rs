@@ -2,52 +2,68 @@
 //!
 //! # Layout
 //! - [`quota`]: compute units per day and month
+//! - [`lease`]: tokens of a bucket that replicas share
+//! - [`keep`]: the keeper's part: renews leases; enforcement without the store
+//! - [`store`]: what replicas share
 //!
 //! A rate is a bucket: it refills at the rate and holds what refills within the burst. An endpoint's
 //! limits are those of all its keys together; a key's own are in addition. A call is admitted if all of
 //! them admit it, and charged to all of them or to none.
 
+pub(crate) mod keep;
+pub(crate) mod lease;
 pub(crate) mod quota;
+pub(crate) mod store;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use plimsoll_measure::Nanos;
 use plimsoll_registry::model::CallLimits;
 use plimsoll_resilience::RateLimit;
-use std::time::Duration;
+use sha2::{Digest, Sha256};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 
 use crate::host::ReadWallClock;
+use keep::{Leases, Wanted};
+use lease::{Lease, Request, Taken};
 use quota::{Calendar, Quota, UsedUp};
+use store::{Ask, Store};
 
 /// The state of the process's limits that is not of one endpoint.
 pub(crate) struct Limits {
     pub(crate) calendar: Calendar,
     /// When a refused key was last logged.
     logged_at: AtomicU64,
+    /// Empty: limits are not shared.
+    leases: OnceLock<Leases>,
 }
 
 impl Limits {
     pub(crate) fn new(clock: ReadWallClock) -> Limits {
-        Limits { calendar: Calendar::new(clock), logged_at: AtomicU64::new(0) }
+        let (logged_at, leases) = (AtomicU64::new(0), OnceLock::new());
+        Limits { calendar: Calendar::new(clock), logged_at, leases }
+    }
+
+    /// Shares limits with the other replicas that use the store, from now on; at most once. Returns the
+    /// queue for [`keep::keep`].
+    pub(crate) fn share(&self, store: Arc<dyn Store>, id: &str, timeout: Nanos) -> Wanted {
+        let (leases, wanted) = Leases::new(store, id, timeout);
+        assert!(self.leases.set(leases).is_ok(), "limits are shared once");
+        wanted
+    }
+
+    /// The leases, if limits are shared.
+    #[inline]
+    pub(crate) fn leases(&self) -> Option<&Leases> {
+        self.leases.get()
     }
 
     /// Whether a line may be logged now, if there is at most one in each span of this length.
     pub(crate) fn may_log(&self, now: Nanos, every: Nanos) -> bool {
         let next = |at: u64| (at == 0 || now >= Nanos(at) + every).then_some(now.0.max(1));
         self.logged_at.fetch_update(Relaxed, Relaxed, next).is_ok()
-    }
-}
-
-/// How often the calendar is read.
-const TICK: Duration = Duration::from_millis(250);
-
-/// The keeper's task: keeps the calendar at the present.
-pub(crate) async fn keep<S>(shared: Arc<S>, limits: impl Fn(&S) -> &Limits) {
-    let mut tick = tokio::time::interval(TICK);
-    loop {
-        tick.tick().await;
-        limits(&shared).calendar.tick();
     }
 }
 
@@ -74,38 +90,74 @@ pub(crate) struct Bucket {
     pub(crate) unit: Unit,
     pub(crate) rate: f64,
     burst: Nanos,
+    /// The name in the store.
+    name: String,
+    /// Enforces the rate while it is not shared.
     local: RateLimit,
+    lease: Lease,
+    /// Whether it is queued to have its lease renewed.
+    is_wanted: AtomicBool,
+    /// Whether the keeper knows that it holds tokens.
+    is_listed: AtomicBool,
+    /// Notifies calls that wait for the lease.
+    renewed: Notify,
 }
 
 impl Bucket {
-    /// The bucket of a limit: the previous one if nothing has changed, otherwise a full one.
-    fn renewed(
-        unit: Unit,
-        rate: Option<f64>,
-        burst: Nanos,
-        previous: Option<&Arc<Bucket>>,
-    ) -> Option<Arc<Bucket>> {
-        let rate = rate?;
-        let is_same = |old: &&Arc<Bucket>| old.rate == rate && old.burst == burst;
-        if let Some(old) = previous.filter(is_same) {
-            return Some(old.clone());
+    fn new((endpoint, key): (&str, Option<&str>), unit: Unit, rate: f64, burst: Nanos) -> Bucket {
+        // An endpoint's id is a credential; ids and names contain no control characters.
+        let text =
+            format!("{endpoint}\0{}\0{unit:?}\0{rate}\0{}", key.unwrap_or_default(), burst.0);
+        let hash: [u8; 32] = Sha256::digest(text).into();
+        let short: String = hash[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        Bucket {
+            unit,
+            rate,
+            burst,
+            name: format!("plimsoll:1:limit:{short}"),
+            local: RateLimit::with_burst(rate, burst),
+            lease: Lease::new(rate, burst),
+            is_wanted: AtomicBool::new(false),
+            is_listed: AtomicBool::new(false),
+            renewed: Notify::new(),
         }
-        let local = RateLimit::with_burst(rate, burst);
-        Some(Arc::new(Bucket { unit, rate, burst, local }))
+    }
+
+    /// A request to the store.
+    fn ask(&self, request: Request) -> Ask<'_> {
+        Ask { name: &self.name, rate: self.rate, burst: self.burst, request }
     }
 
     /// Charges a call.
-    ///
-    /// # Errors
-    /// How long until it would be admitted.
     #[inline]
-    fn take(&self, cost: u64, now: Nanos) -> Result<(), Nanos> {
-        if self.local.admit_cost(now, cost) { Ok(()) } else { Err(self.local.wait(now)) }
+    fn take(self: &Arc<Bucket>, cost: u64, now: Nanos, limits: &Limits) -> Taken {
+        let Some(leases) = limits.leases() else { return self.take_local(cost, now) };
+        if leases.is_local() {
+            // As if the other replicas had made the same call.
+            return self.take_local(cost * leases.replicas(), now);
+        }
+        let taken = self.lease.take(cost, now);
+        if taken == (Taken::Yes { is_low: true }) {
+            leases.want(self);
+        }
+        taken
+    }
+
+    fn take_local(&self, cost: u64, now: Nanos) -> Taken {
+        if self.local.admit_cost(now, cost) {
+            Taken::Yes { is_low: false }
+        } else {
+            Taken::No(self.local.wait(now))
+        }
     }
 
     /// Returns the cost of a call that was not made.
-    fn give_back(&self, cost: u64) {
-        self.local.give_back(cost);
+    fn give_back(&self, cost: u64, limits: &Limits) {
+        match limits.leases() {
+            None => self.local.give_back(cost),
+            Some(leases) if leases.is_local() => self.local.give_back(cost * leases.replicas()),
+            Some(_) => self.lease.give_back(cost),
+        }
     }
 }
 
@@ -130,21 +182,26 @@ pub(crate) enum Refusal {
 }
 
 impl Allowance {
-    /// What these limits allow. Continues the previous allowance of the same endpoint or key.
+    /// What these limits allow. A rate that has not changed keeps its previous bucket; another one
+    /// begins with a full one. Quotas continue to count.
     pub(crate) fn renewed(
         limits: &CallLimits,
-        (endpoint, key): (&str, Option<&str>),
+        whose: (&str, Option<&str>),
         previous: Option<&Arc<Allowance>>,
     ) -> Arc<Allowance> {
         let burst = limits.burst();
-        let old = |of: fn(&Allowance) -> Option<&Arc<Bucket>>| previous.and_then(|old| of(old));
-        let calls = old(|old| old.calls.as_ref());
-        let units = old(|old| old.compute_units.as_ref());
+        let bucket = |unit, rate: Option<f64>, old: Option<&Arc<Bucket>>| {
+            let rate = rate?;
+            let old = old.filter(|old| old.rate == rate && old.burst == burst);
+            Some(old.cloned().unwrap_or_else(|| Arc::new(Bucket::new(whose, unit, rate, burst))))
+        };
+        let calls = previous.and_then(|old| old.calls.as_ref());
+        let units = previous.and_then(|old| old.compute_units.as_ref());
         let quota = previous.map(|old| &old.quota);
         Arc::new(Allowance {
-            calls: Bucket::renewed(Unit::Calls, limits.calls, burst, calls),
-            compute_units: Bucket::renewed(Unit::ComputeUnits, limits.compute_units, burst, units),
-            quota: Arc::new(Quota::new(endpoint, key, limits.daily, limits.monthly, quota)),
+            calls: bucket(Unit::Calls, limits.calls, calls),
+            compute_units: bucket(Unit::ComputeUnits, limits.compute_units, units),
+            quota: Arc::new(Quota::new(whose.0, whose.1, limits.daily, limits.monthly, quota)),
         })
     }
 
@@ -157,7 +214,8 @@ impl Allowance {
     #[inline]
     fn buckets(&self, units: u64) -> impl Iterator<Item = (&Arc<Bucket>, u64)> {
         let calls = self.calls.iter().map(|bucket| (bucket, 1));
-        calls.chain(self.compute_units.iter().map(move |bucket| (bucket, units)))
+        let compute_units = self.compute_units.iter().filter(move |_| units > 0);
+        calls.chain(compute_units.map(move |bucket| (bucket, units)))
     }
 }
 
@@ -167,26 +225,56 @@ pub(crate) const ALLOWANCES_MAX: usize = 2;
 /// The allowances of a call; the key's first.
 pub(crate) type Allowances<'a> = [Option<&'a Arc<Allowance>>; ALLOWANCES_MAX];
 
-/// Admits a call that costs these compute units, and charges it to all allowances.
+/// Why a call is not admitted at once.
+#[derive(Debug)]
+pub(crate) enum Hindrance<'a> {
+    /// An allowance, by its place, does not admit it.
+    Refused(usize, Refusal),
+    /// The lease of a bucket is empty.
+    Wait(&'a Arc<Bucket>),
+}
+
+/// Admits a call that costs these compute units, and charges it to all allowances. `is_late`: the call
+/// has waited for its leases as long as it may.
 ///
 /// # Errors
-/// The place of the allowance that does not admit it, and why; nothing is charged then.
-pub(crate) fn admit(
-    allowances: &Allowances<'_>,
+/// Why it is not admitted; nothing is charged then.
+#[inline]
+pub(crate) fn admit<'a>(
+    allowances: &Allowances<'a>,
     units: u64,
     now: Nanos,
     limits: &Limits,
-) -> Result<(), (usize, Refusal)> {
+    is_late: bool,
+) -> Result<(), Hindrance<'a>> {
     let all = || allowances.iter().enumerate().filter_map(|(at, one)| Some((at, (*one)?)));
     for (at, allowance) in all() {
-        allowance.quota.check(&limits.calendar).map_err(|used| (at, Refusal::Quota(used)))?;
+        let checked = allowance.quota.check(&limits.calendar);
+        checked.map_err(|used| Hindrance::Refused(at, Refusal::Quota(used)))?;
     }
     let buckets = || all().flat_map(|(at, one)| one.buckets(units).map(move |cost| (at, cost)));
     for (taken, (at, (bucket, cost))) in buckets().enumerate() {
-        if let Err(wait) = bucket.take(cost, now) {
-            buckets().take(taken).for_each(|(_, (bucket, cost))| bucket.give_back(cost));
-            return Err((at, Refusal::Rate { unit: bucket.unit, rate: bucket.rate, wait }));
-        }
+        let outcome = match bucket.take(cost, now, limits) {
+            Taken::Empty if is_late => {
+                let replicas = limits.leases().map_or(1, Leases::replicas);
+                bucket.take_local(cost * replicas, now)
+            }
+            outcome => outcome,
+        };
+        let hindrance = match outcome {
+            Taken::Yes { .. } => continue,
+            Taken::No(wait) => {
+                let (unit, rate) = (bucket.unit, bucket.rate);
+                Hindrance::Refused(at, Refusal::Rate { unit, rate, wait })
+            }
+            Taken::Empty => {
+                bucket.lease.wait(cost);
+                Hindrance::Wait(bucket)
+            }
+        };
+        let charged = buckets().take(taken);
+        charged.for_each(|(_, (bucket, cost))| bucket.give_back(cost, limits));
+        return Err(hindrance);
     }
     for (_, allowance) in all() {
         if allowance.quota.is_limited() {
@@ -194,4 +282,37 @@ pub(crate) fn admit(
         }
     }
     Ok(())
+}
+
+/// Admits a call like [`admit`], once `bucket`, which hinders it, has a new lease. Waits until `until`
+/// at most; then limits are enforced locally.
+///
+/// # Errors
+/// The place of the allowance that does not admit it, and why.
+pub(crate) async fn admit_later<'a>(
+    allowances: &Allowances<'a>,
+    units: u64,
+    mut bucket: &'a Arc<Bucket>,
+    limits: &Limits,
+    until: Instant,
+    now: impl Fn() -> Nanos,
+) -> Result<(), (usize, Refusal)> {
+    let mut is_late = false;
+    if let Some(leases) = limits.leases() {
+        leases.counts.waited.fetch_add(1, Relaxed);
+    }
+    loop {
+        // Enabled before the bucket is queued, so that no notification is missed.
+        let mut renewed = std::pin::pin!(bucket.renewed.notified());
+        renewed.as_mut().enable();
+        if let Some(leases) = limits.leases().filter(|_| !is_late) {
+            leases.want(bucket);
+            is_late = timeout_at(until, renewed).await.is_err();
+        }
+        match admit(allowances, units, now(), limits, is_late) {
+            Ok(()) => return Ok(()),
+            Err(Hindrance::Refused(at, refusal)) => return Err((at, refusal)),
+            Err(Hindrance::Wait(other)) => bucket = other,
+        }
+    }
 }

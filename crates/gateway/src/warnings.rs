@@ -7,6 +7,7 @@
 use std::fmt;
 
 use plimsoll_config::{Place, Problems};
+use plimsoll_measure::WallClock;
 use plimsoll_registry::Definitions;
 use plimsoll_registry::model::{Prefetch, Service, Upstream};
 use plimsoll_registry::settings::{Settings, TraceSettings};
@@ -17,6 +18,7 @@ use crate::cache::class::{self, Plan, Reason};
 use crate::heads::Served;
 use crate::transport::tls;
 
+mod access;
 mod names;
 mod rules;
 
@@ -66,6 +68,12 @@ pub fn warnings(settings: &Settings, definitions: &Definitions) -> Vec<Warning> 
     for upstream in &definitions.upstreams {
         let no_rest = no_rest(upstream, definitions);
         check(EntryKind::Upstream, &upstream.id, &upstream.methods, no_rest.as_deref());
+    }
+    let now = WallClock::now();
+    for endpoint in &definitions.endpoints {
+        let entry = Some((EntryKind::Endpoint, endpoint.id.clone()));
+        let warning = |message| Warning { entry: entry.clone(), message };
+        found.extend(access::mistakes(endpoint, now).into_iter().map(warning));
     }
     let mut add = |message: String| found.push(Warning { entry: None, message });
     let has = |face: &dyn Fn(&plimsoll_registry::settings::Listener) -> bool| {

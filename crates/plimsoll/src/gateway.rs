@@ -9,6 +9,7 @@ mod cache;
 mod changes;
 mod entries;
 mod import;
+mod keys;
 mod last_valid;
 mod listing;
 mod messages;

@@ -186,6 +186,8 @@ pub struct Limits {
     pub idle_time: Nanos,
     /// Time in which the caller must read each 4 KiB of a response.
     pub write_time: Nanos,
+    /// Whether replicas that share a Redis enforce the rates of endpoints and keys together.
+    pub shared: bool,
 }
 
 impl Default for Limits {
@@ -206,6 +208,7 @@ impl Default for Limits {
             body_time: Nanos::from_secs(60),
             idle_time: Nanos::from_secs(180),
             write_time: Nanos::from_secs(60),
+            shared: true,
         }
     }
 }

@@ -24,6 +24,7 @@
 //! - [`link`]: the connection, and what is logged about it
 //! - [`check`]: whether it is a Redis that can be used, and what its errors mean
 //! - [`queue`]: the writes
+//! - [`leases`]: the store of shared limits
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -44,6 +45,7 @@ use super::shared::{
 use crate::offload;
 
 mod check;
+mod leases;
 mod link;
 mod queue;
 

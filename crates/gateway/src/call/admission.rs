@@ -9,7 +9,7 @@ use plimsoll_rpc::request::Call;
 use super::relay::shown;
 use super::target::Target;
 use crate::error::{Error, ErrorKind, RetryAfter};
-use crate::limits::{self, ALLOWANCES_MAX, Refusal, Unit};
+use crate::limits::{self, ALLOWANCES_MAX, Hindrance, Refusal, Unit};
 use crate::observe::stats::Limited;
 
 /// Checks that the endpoint permits the method and that its limits, and the key's, admit the call; if
@@ -18,7 +18,7 @@ use crate::observe::stats::Limited;
 /// # Errors
 /// Why the call is not admitted, and when it may be retried.
 #[inline]
-pub(super) fn admit(
+pub(super) async fn admit(
     target: &Target<'_>,
     call: &Call<'_>,
     method: Option<Method>,
@@ -32,7 +32,17 @@ pub(super) fn admit(
     }
     let units = target.service.compute_units(method, &call.method);
     let (local, limits) = (&target.worker.local, &target.worker.shared.limits);
-    let admitted = limits::admit(&target.allowances, units, local.recent(), limits);
+    let admitted = match limits::admit(&target.allowances, units, local.recent(), limits, false) {
+        Ok(()) => return Ok(()),
+        Err(Hindrance::Refused(place, refusal)) => Err((place, refusal)),
+        Err(Hindrance::Wait(bucket)) => {
+            let timeout = limits.leases().map_or(Nanos::ZERO, |leases| leases.timeout);
+            let until = local.instant(local.now() + timeout);
+            let allowances = &target.allowances;
+            let now = || local.now();
+            Box::pin(limits::admit_later(allowances, units, bucket, limits, until, now)).await
+        }
+    };
     admitted.map_err(|(place, refusal)| refused(target, place, &refusal))
 }
 

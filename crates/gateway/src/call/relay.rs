@@ -171,7 +171,7 @@ pub(super) async fn answer_call<'a>(
     let mut answer = Composer::new(local.take_buffer());
     let mut summary = Summary { calls: 1, method, ..Summary::default() };
     let admitted = match slot {
-        Ok(_) => admission::admit(target, call, method),
+        Ok(_) => admission::admit(target, call, method).await,
         Err(busy) => Err(busy.clone()),
     };
     let resolved = match admitted {

@@ -206,13 +206,17 @@ impl Routing {
         self.endpoints.get(id)
     }
 
+    /// The endpoints with their ids.
+    pub(crate) fn endpoints(&self) -> impl Iterator<Item = (&str, &Endpoint)> {
+        self.endpoints.iter().map(|(id, endpoint)| (id.as_str(), endpoint))
+    }
+
     /// Whether any endpoint has a key with this hash.
     pub(crate) fn has_key(&self, hash: &[u8; 32]) -> bool {
         self.key_hashes.contains(hash)
     }
 
     /// The quotas of all endpoints and keys that have any.
-    #[allow(dead_code)] // read by metering
     pub(crate) fn quotas(&self) -> impl Iterator<Item = &Arc<Quota>> {
         let allowances = self.endpoints.values().flat_map(|one| one.access.all_allowances());
         allowances.map(|one| &one.quota).filter(|quota| quota.is_limited())

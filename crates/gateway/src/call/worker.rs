@@ -83,7 +83,7 @@ pub(crate) struct Shared {
     /// Whether the last change to the configuration was rejected.
     is_config_rejected: AtomicBool,
     pub(crate) host: Host,
-    pub(crate) limits: Limits,
+    pub(crate) limits: Arc<Limits>,
     /// What operators are told as it happens.
     pub(crate) events: Events,
 }
@@ -126,9 +126,9 @@ impl Shared {
             reloaded_at: AtomicU64::new(WallClock::now().unix_ns),
             is_config_rejected: AtomicBool::new(false),
             events: Events::new(&id_of_events),
-            limits: Limits::new(
+            limits: Arc::new(Limits::new(
                 host.wall_clock.clone().unwrap_or_else(|| Arc::new(WallClock::now)),
-            ),
+            )),
             host,
         }
     }
@@ -239,6 +239,7 @@ impl Shared {
                 .collect(),
             counts: &self.counts,
             cache: self.cache_figures(),
+            leases: self.limits.leases().map(|leases| leases.figures()),
             calls: self.capacity.calls(),
             memory_bytes: self.capacity.bytes(),
             memory_limit: state.settings.limits.memory,

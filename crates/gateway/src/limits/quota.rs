@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use plimsoll_measure::WallClock;
+use plimsoll_registry::model::masked;
 
 use crate::host::ReadWallClock;
 
@@ -135,6 +136,8 @@ pub(crate) struct Quota {
     limits: [Option<u64>; 2],
     /// Outlives a reload.
     used: Arc<Used>,
+    /// Whether the limits differ from the previous ones.
+    has_changed: bool,
 }
 
 /// A quota is used up.
@@ -155,11 +158,13 @@ impl Quota {
         monthly: Option<u64>,
         previous: Option<&Arc<Quota>>,
     ) -> Quota {
+        let limits = [daily, monthly];
         Quota {
             endpoint: endpoint.into(),
             key: key.map(String::from),
-            limits: [daily, monthly],
+            limits,
             used: previous.map(|old| old.used.clone()).unwrap_or_default(),
+            has_changed: previous.is_some_and(|old| old.limits != limits),
         }
     }
 
@@ -181,6 +186,28 @@ impl Quota {
             }
         }
         Ok(())
+    }
+
+    /// What to warn of after a reload: quotas that have been set below what is already used.
+    pub(crate) fn warnings(&self, calendar: &Calendar) -> impl Iterator<Item = String> {
+        let below = |span: Span| {
+            let limit = self.limits[span as usize].filter(|_| self.has_changed)?;
+            let used = self.used(span, calendar);
+            let whose = match &self.key {
+                Some(name) => format!("of its key {name}"),
+                None => "of all its keys".into(),
+            };
+            (used >= limit).then(|| {
+                let (id, word, until) = (masked(&self.endpoint), span.word(), calendar.next(span));
+                format!(
+                    "endpoint {id}: the {word} quota {whose}, {limit} compute units, is already used \
+                     up: {used} have been used, and calls are refused until {}",
+                    until.rfc3339()
+                )
+            })
+        };
+        let found: Vec<String> = Span::ALL.into_iter().filter_map(below).collect();
+        found.into_iter()
     }
 
     /// Charges a call that was admitted.
@@ -320,8 +347,12 @@ mod tests {
         assert_eq!(quota.used(Span::Day, &calendar), 100);
         // A quota below what is used.
         let lower = Quota::new("e", Some("k"), Some(50), None, Some(&Arc::new(quota)));
+        let warnings: Vec<String> = lower.warnings(&calendar).collect();
+        let words = "of its key k, 50 compute units, is already used up: 100 have been used";
+        assert!(warnings.len() == 1 && warnings[0].contains(words), "{warnings:?}");
         assert_eq!(admitted(&lower, &calendar, 10), 0);
         let higher = Quota::new("e", Some("k"), Some(103), None, Some(&Arc::new(lower)));
+        assert_eq!(higher.warnings(&calendar).count(), 0);
         assert_eq!(admitted(&higher, &calendar, 10), 3);
     }
 }

@@ -13,6 +13,7 @@ use crate::cache::class::Reason;
 use crate::cache::shared::SharedCounts;
 use crate::cache::store;
 use crate::error::{ErrorKind, TABLE};
+use crate::limits::keep::LeaseFigures;
 use crate::line::{Line, Waited};
 use crate::observe::stats::{
     CacheUse, Calls, Counter, Counts, Durations, EDGES, Extra, Limited, Outcome, RelayOutcome,
@@ -61,6 +62,11 @@ metrics! {
     REFUSED = "plimsoll_refused_total", "counter", "reason", "Requests and calls refused before their method was determined, by error.";
     LIMITED = "plimsoll_limited_total", "counter", "scope,reason", "Calls that a limit did not admit: of the endpoint or of the key (scope), by calls or compute_units per second, or by the daily or monthly quota.";
     WRONG_KEYS = "plimsoll_wrong_keys_total", "counter", "reason", "Requests to endpoints with keys that were refused: missing, malformed, conflicting (several different ones), unknown, expired or foreign (another endpoint's).";
+    LIMITS_LOCAL = "plimsoll_limits_local", "gauge", "", "1 while Redis does not answer and each replica enforces its part of the limits; only if limits are shared.";
+    LIMITS_REPLICAS = "plimsoll_limits_replicas", "gauge", "", "The replicas that share limits, as of the last answer of Redis.";
+    LIMITS_TOKENS = "plimsoll_limits_tokens_total", "counter", "direction", "Tokens (calls or compute units) leased from shared limits, and returned unused.";
+    LIMITS_RENEWALS = "plimsoll_limits_renewals_total", "counter", "outcome", "Round trips to Redis that renewed leases, each for several limits, and those that failed or were late.";
+    LIMITS_WAITS = "plimsoll_limits_waits_total", "counter", "", "Calls that waited for a lease, because the previous one was used up.";
     CONNECTIONS = "plimsoll_connections", "gauge", "side", "Open connections: downstream from callers, upstream to upstreams.";
     USABLE = "plimsoll_upstream_usable", "gauge", "service,upstream", "1 if the upstream is in rotation for the service; 0 if plimsoll_upstream_excluded has a reason.";
     EXCLUDED = "plimsoll_upstream_excluded", "gauge", "service,upstream,reason", "1 if the upstream is out of rotation for this reason: wrong_chain, chain_untold (it does not tell its chain id, and others do), chain_unanswered (it has never answered eth_chainId), drained, parked (it asked not to be called), breaker (its breaker is open), failing (it has failed five attempts in a row), unanswered, not_ready, behind, forked or implausible (by its health checks).";
@@ -155,6 +161,8 @@ pub(crate) struct Figures<'a> {
     pub(crate) in_flight: Vec<(String, u64, u32)>,
     pub(crate) counts: &'a Sharded<Counts>,
     pub(crate) cache: CacheFigures,
+    /// `None`: limits are not shared.
+    pub(crate) leases: Option<LeaseFigures>,
     pub(crate) calls: u64,
     pub(crate) memory_bytes: u64,
     pub(crate) memory_limit: u64,
@@ -196,6 +204,9 @@ impl Figures<'_> {
             }
         }
         page.access(self.counts);
+        if let Some(leases) = &self.leases {
+            page.leases(leases);
+        }
         page.head(CONNECTIONS);
         let downstream = self.counts.sum(|counts| counts.downstream.get());
         page.sample(CONNECTIONS, "", &[("side", "downstream")], downstream);
@@ -506,6 +517,21 @@ impl Page {
             let waited = service.line.waited().as_secs_f64();
             self.sample(WAIT_TIME, "", &[("service", &service.id)], waited);
         }
+    }
+
+    fn leases(&mut self, leases: &LeaseFigures) {
+        self.one(LIMITS_LOCAL, u8::from(leases.is_local));
+        self.one(LIMITS_REPLICAS, leases.replicas);
+        self.head(LIMITS_TOKENS);
+        for (direction, count) in [("leased", leases.leased), ("returned", leases.returned)] {
+            self.sample(LIMITS_TOKENS, "", &[("direction", direction)], count);
+        }
+        self.head(LIMITS_RENEWALS);
+        let ok = leases.asked.saturating_sub(leases.failed);
+        for (outcome, count) in [("ok", ok), ("failed", leases.failed)] {
+            self.sample(LIMITS_RENEWALS, "", &[("outcome", outcome)], count);
+        }
+        self.one(LIMITS_WAITS, leases.waited);
     }
 
     fn shed(&mut self, counts: &Sharded<Counts>, services: &[ServiceFigures]) {

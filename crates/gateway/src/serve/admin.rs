@@ -2,10 +2,11 @@
 //!
 //! It is off unless a token's hash is configured. A request proves that it knows the token, which is
 //! compared by its hash: every comparison looks at all bytes, of hashes that the caller cannot choose.
-//! Health, events, the cache and the description are answered here; what concerns the registry is passed
+//! Health, events, the cache, the use of keys and the description are answered here; what concerns the registry is passed
 //! on to the program that runs the gateway, which may wait for a database without delaying calls.
 
 mod events;
+mod keys;
 mod observer;
 
 use std::borrow::Cow;
@@ -57,7 +58,7 @@ pub(super) async fn answer<'a>(
         Err(refusal) => return Ok(*refusal),
     };
     let methods: &[&str] = match below {
-        "health" | "resources" | "events/stream" | "openapi.json" => &["GET"],
+        "health" | "resources" | "keys" | "events/stream" | "openapi.json" => &["GET"],
         "action" => &["POST"],
         "cache" => &["GET", "DELETE"],
         _ if below.strip_prefix("resource/").is_some_and(|id| !id.is_empty()) => &["GET"],
@@ -71,6 +72,7 @@ pub(super) async fn answer<'a>(
     let shared = &worker.shared;
     let mut answer = match below {
         "health" => document(200, &health(shared, view)),
+        "keys" => keys::answer(shared, view, query),
         "openapi.json" => Answer::new(200, JSON, OPENAPI.into()),
         "events/stream" => {
             return Ok(events::stream(shared, token, header(request, "last-event-id").as_deref()));
@@ -95,7 +97,7 @@ pub(super) async fn answer<'a>(
             }
         }
     };
-    let is_kept = *method == "GET" && !matches!(below, "health" | "cache");
+    let is_kept = *method == "GET" && !matches!(below, "health" | "cache" | "keys");
     if answer.status == 200 && is_kept {
         tag(&mut answer, header(request, "if-none-match").as_deref());
     } else {

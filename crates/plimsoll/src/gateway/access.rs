@@ -92,7 +92,8 @@ async fn warnings(editor: &mut Editor, requests: &[Request]) -> Vec<String> {
     let rejected = match editor.load().await {
         Ok((config, definitions)) => {
             let is_new = |kind: EntryKind, id: &str| {
-                let adds = |one: &&Request| matches!(one, Request::Add { .. });
+                let adds =
+                    |one: &&Request| matches!(one, Request::Add { .. } | Request::AddKey { .. });
                 requests.iter().filter(adds).any(|one| one.subject() == (kind, id))
             };
             let all = plimsoll_gateway::warnings(&config.settings, &definitions);

@@ -103,8 +103,49 @@ pub(super) struct AddEndpoint {
     service: String,
     #[command(flatten)]
     methods: MethodArgs,
+    /// Allow only pages of these origins, such as https://app.example; may be repeated
+    #[arg(long = "origin", value_name = "ORIGIN", value_delimiter = ',')]
+    origins: Vec<String>,
+    /// Allow only callers in these networks, such as 198.51.100.0/24; may be repeated
+    #[arg(long = "network", value_name = "NETWORK", value_delimiter = ',')]
+    networks: Vec<String>,
+    #[command(flatten)]
+    limits: LimitArgs,
     #[command(flatten)]
     replace: ReplaceArgs,
+}
+
+#[derive(Args)]
+pub(super) struct LimitArgs {
+    /// Maximum calls per second, such as 100/s
+    #[arg(long, value_name = "RATE")]
+    calls: Option<String>,
+    /// Maximum compute units per second, such as 2000/s
+    #[arg(long = "compute-unit-rate", value_name = "RATE")]
+    compute_units: Option<String>,
+    /// How much of the rates may be used at once, as the time in which it refills [default: 500ms]
+    #[arg(long, value_name = "DURATION")]
+    burst: Option<String>,
+    /// Maximum compute units per day (UTC)
+    #[arg(long, value_name = "N")]
+    daily_compute_units: Option<u64>,
+    /// Maximum compute units per calendar month (UTC)
+    #[arg(long, value_name = "N")]
+    monthly_compute_units: Option<u64>,
+}
+
+impl LimitArgs {
+    /// Lines of TOML, each with its flag.
+    pub(super) fn lines(&self) -> Vec<(String, String)> {
+        let mut lines = Lines::default();
+        lines.text("--calls", "limits.calls", &self.calls);
+        lines.text("--compute-unit-rate", "limits.compute_units", &self.compute_units);
+        lines.text("--burst", "limits.burst", &self.burst);
+        let (daily, monthly) = (self.daily_compute_units, self.monthly_compute_units);
+        lines.number("--daily-compute-units", "limits.daily_compute_units", daily);
+        lines.number("--monthly-compute-units", "limits.monthly_compute_units", monthly);
+        lines.0
+    }
 }
 
 #[derive(Args)]
@@ -142,14 +183,14 @@ impl Lines {
     }
 
     fn methods(&mut self, methods: &MethodArgs) {
-        for (flag, key, names) in [
-            ("--allow", "methods.allow", &methods.allow),
-            ("--deny", "methods.deny", &methods.deny),
-        ] {
-            if !names.is_empty() {
-                let names: Vec<String> = names.iter().map(|name| quote(name)).collect();
-                self.0.push((flag.into(), format!("{key} = [{}]", names.join(", "))));
-            }
+        self.list("--allow", "methods.allow", &methods.allow);
+        self.list("--deny", "methods.deny", &methods.deny);
+    }
+
+    fn list(&mut self, flag: &str, key: &str, names: &[String]) {
+        if !names.is_empty() {
+            let names: Vec<String> = names.iter().map(|name| quote(name)).collect();
+            self.0.push((flag.into(), format!("{key} = [{}]", names.join(", "))));
         }
     }
 }
@@ -235,6 +276,9 @@ impl AddEndpoint {
     pub(super) fn request(self) -> Request {
         let mut lines = Lines::default();
         lines.methods(&self.methods);
+        lines.list("--origin", "origins", &self.origins);
+        lines.list("--network", "networks", &self.networks);
+        lines.0.extend(self.limits.lines());
         Request::Add {
             kind: EntryKind::Endpoint,
             id: self.id,

@@ -6,6 +6,7 @@ use super::admin::client::Client;
 use super::admin::wire;
 use super::cache::CacheArgs;
 use super::import;
+use super::keys::KeyArgs;
 use super::listing::{self, Format};
 use crate::{put, tell, usage_error};
 use clap::{Args, Subcommand};
@@ -27,6 +28,8 @@ pub(super) enum Command {
     Upstream(UpstreamArgs),
     /// Manage endpoints: the URLs that customers call, /api/gateway?endpoint=ID
     Endpoint(EndpointArgs),
+    /// Manage the API keys of endpoints
+    Key(KeyArgs),
     /// Add all entries of a file, or none
     #[command(after_help = "\
 The file has tables [[service]], [[upstream]] and [[endpoint]], as in the configuration file. If any \
@@ -73,7 +76,7 @@ pub(super) struct EndpointArgs {
 pub(super) struct FormatArgs {
     /// Output format
     #[arg(long, value_enum, default_value_t = Format::Table, global = true)]
-    format: Format,
+    pub(super) format: Format,
 }
 
 #[derive(Subcommand)]
@@ -118,7 +121,7 @@ enum EndpointVerb {
     #[command(after_help = "Example:
   plimsoll gateway endpoint add ethpath_1764014188689_1764014188693 \\
       --service eth --allow 'eth_*' --deny eth_getLogs")]
-    Add(AddEndpoint),
+    Add(Box<AddEndpoint>),
     #[command(flatten)]
     Other(Verb),
 }
@@ -156,6 +159,7 @@ enum Task {
     Show(EntryKind, String),
     Change(Change),
     Import(Vec<Request>),
+    Key(KeyArgs),
 }
 
 /// A change to the database.
@@ -199,6 +203,7 @@ pub(super) fn run(
             (format, Task::Import(import::requests(&file, replace.replace)?))
         }
         Command::Cache(args) => return super::cache::run(args, &inputs, admin),
+        Command::Key(args) => (FormatArgs { format: Format::Table }, Task::Key(args)),
         Command::Service(ServiceArgs { verb, format }) => (
             format,
             match verb {
@@ -300,6 +305,7 @@ async fn perform(access: &mut Access, task: Task, format: Format) -> anyhow::Res
             report(&change, &changed, format)?;
             change.notes.iter().chain(&changed.warnings).for_each(|text| tell(text));
         }
+        Task::Key(args) => return args.run(access).await,
         Task::Import(requests) => {
             let changed = access.change(&requests).await?;
             report_import(&requests, &changed, format)?;

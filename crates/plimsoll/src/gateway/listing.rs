@@ -4,8 +4,10 @@ use crate::stdout_columns;
 use plimsoll_config::Text;
 use plimsoll_config::values::{show_duration, show_rate};
 use plimsoll_measure::Nanos;
-use plimsoll_registry::config::{show_endpoint, show_service, show_upstream};
-use plimsoll_registry::model::{MethodRules, Service, Upstream};
+use plimsoll_registry::config::{
+    show_date, show_endpoint, show_limits, show_service, show_upstream,
+};
+use plimsoll_registry::model::{Access, AccessKey, Endpoint, MethodRules, Service, Upstream};
 use plimsoll_registry::sources::{Item, Listed, State};
 use plimsoll_registry::store::EntryKind;
 use serde_json::{Value, json};
@@ -141,7 +143,7 @@ fn methods(rules: &Value) -> String {
 }
 
 /// Aligned columns; lines longer than `width` are truncated.
-fn table(rows: &[Vec<String>], width: usize) -> String {
+pub(super) fn table(rows: &[Vec<String>], width: usize) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let longest = |column: usize| {
         rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()
@@ -170,7 +172,7 @@ fn value(entry: &Listed) -> Value {
     let mut value = match &entry.item {
         Some(Item::Service(service)) => service_value(service),
         Some(Item::Upstream(upstream)) => upstream_value(upstream),
-        Some(Item::Endpoint(endpoint)) => json!({ "methods": methods_value(&endpoint.methods) }),
+        Some(Item::Endpoint(endpoint)) => endpoint_value(endpoint),
         None => json!({}),
     };
     value["id"] = json!(entry.id);
@@ -207,6 +209,26 @@ fn upstream_value(upstream: &Upstream) -> Value {
         "concurrency": upstream.concurrency.to_string(),
         "methods": methods_value(&upstream.methods),
         "ca": upstream.ca.as_ref().map(|path| path.display().to_string()),
+    })
+}
+
+fn endpoint_value(endpoint: &Endpoint) -> Value {
+    let Access { keys, origins, networks, limits } = &endpoint.access;
+    let key = |key: &AccessKey| {
+        json!({
+            "name": key.name,
+            "fingerprint": key.fingerprint(),
+            "expires": key.expires.map(show_date),
+            "limits": show_limits(&key.limits),
+        })
+    };
+    let networks: Vec<String> = networks.iter().map(|network| network.to_string()).collect();
+    json!({
+        "methods": methods_value(&endpoint.methods),
+        "keys": keys.iter().map(key).collect::<Vec<_>>(),
+        "origins": origins,
+        "networks": networks,
+        "limits": show_limits(limits),
     })
 }
 

@@ -51,6 +51,16 @@ impl Gateway {
         Gateway { address: address(0), admin: address(1), process, token, folder, _sim: sim }
     }
 
+    /// Where its configuration and its database are.
+    pub(crate) fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    /// Where callers reach it.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
     fn send(&self, request: &str, headers: &str, body: &str) -> (u16, String, String) {
         let token = format!("Authorization: Bearer {}\r\n", self.token);
         raw(&self.admin, request, &(token + headers), body)

@@ -24,7 +24,7 @@ fn gateway(folder: &Folder, config: &str) -> Process {
 
 /// Waits until `holds`; a defect makes it panic after a minute.
 #[track_caller]
-fn until(what: &str, holds: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, holds: impl FnMut() -> bool) {
     until_within(Duration::from_secs(60), what, holds);
 }
 

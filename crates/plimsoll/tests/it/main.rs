@@ -2,6 +2,7 @@
 //!
 //! The accounting identities are checked for every run, in addition to the program's own assertions.
 
+mod access;
 mod admin;
 mod admin_events;
 mod attack;

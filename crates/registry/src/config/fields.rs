@@ -50,8 +50,8 @@ pub(super) fn address(field: &Field<'_>) -> Option<SocketAddr> {
 }
 
 /// Headers that must not reach an upstream: callers' credentials, and addresses that anyone can forge.
-const NEVER_PASSED: [&str; 5] =
-    ["authorization", "cookie", "forwarded", "proxy-authorization", "x-real-ip"];
+const NEVER_PASSED: [&str; 6] =
+    ["authorization", "cookie", "forwarded", "proxy-authorization", "x-api-key", "x-real-ip"];
 
 /// Headers of a connection or a message, which the gateway sets for its own. With REST, the caller's
 /// `Accept` is forwarded in any case.

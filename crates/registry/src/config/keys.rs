@@ -123,7 +123,7 @@ impl Key {
 }
 
 /// Every key, in the order of printing: top-level keys first.
-pub static KEYS: [Key; 48] = [
+pub static KEYS: [Key; 49] = [
     Key::new(
         "listen",
         Form::List,
@@ -425,6 +425,12 @@ pub static KEYS: [Key; 48] = [
         |config| Some(span(config.settings.limits.write_time)),
     )
     .reloads(),
+    Key::new(
+        "limits.shared",
+        Form::Bool,
+        |field, draft| set(&mut draft.config.settings.limits.shared, field.boolean()),
+        |config| Some(config.settings.limits.shared.to_string()),
+    ),
     Key::new(
         "cache.memory",
         Form::Text,

@@ -628,4 +628,5 @@ fn the_documentation_names_every_key() {
     }
 }
 
+mod access;
 mod properties;

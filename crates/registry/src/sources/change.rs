@@ -1,5 +1,7 @@
 //! Decides what requests change, from one state of the database: pure functions.
 
+mod keys;
+
 use plimsoll_config::{Document, Place, Problems, Variables, nearest};
 
 use super::LoadError;
@@ -41,6 +43,24 @@ pub enum Request {
     Drain(String),
     /// Removes an entry.
     Remove(EntryKind, String),
+    /// Adds a key to an endpoint.
+    AddKey {
+        /// The endpoint's id.
+        endpoint: String,
+        /// The key's name.
+        name: String,
+        /// Its hash and other properties as lines of TOML, each with its name in problems: the flag.
+        lines: Vec<(String, String)>,
+    },
+    /// Removes a key of an endpoint.
+    RemoveKey {
+        /// The endpoint's id.
+        endpoint: String,
+        /// The key's name.
+        name: String,
+        /// Whether it may be the only one, without which everyone may call.
+        is_last: bool,
+    },
 }
 
 impl Request {
@@ -49,6 +69,9 @@ impl Request {
         match self {
             Request::Add { kind, id, .. } => (*kind, id),
             Request::Drain(id) => (EntryKind::Upstream, id),
+            Request::AddKey { endpoint, .. } | Request::RemoveKey { endpoint, .. } => {
+                (EntryKind::Endpoint, endpoint)
+            }
             Request::Enable(kind, id) | Request::Disable(kind, id) | Request::Remove(kind, id) => {
                 (*kind, id)
             }
@@ -129,7 +152,8 @@ pub(super) fn decide_all(
     let mut entries = entries.to_vec();
     let (mut changes, mut outcomes, mut rejected) = (Vec::new(), Vec::new(), Vec::new());
     for (number, request) in requests.iter().enumerate() {
-        let decided = check(request, variables).and_then(|()| decide(request, config, &entries));
+        let decided =
+            check(request, variables).and_then(|()| decide(request, config, &entries, variables));
         match decided {
             Ok(Decision::Write(change, outcome)) => {
                 change.make(&mut entries);
@@ -156,7 +180,13 @@ fn rejection(requests: &[Request], mut rejected: Vec<(usize, ChangeError)>) -> O
 
 /// Checks a new entry on its own.
 pub(super) fn check(request: &Request, variables: &Variables) -> Result<(), ChangeError> {
-    let Request::Add { kind, id, service, lines, .. } = request else { return Ok(()) };
+    let (kind, id, service, lines) = match request {
+        Request::Add { kind, id, service, lines, .. } => (kind, id, service, lines),
+        Request::AddKey { name, lines, .. } => {
+            return keys::read(name, lines, variables).map(drop);
+        }
+        _ => return Ok(()),
+    };
     // Shown as typed: only messages about entries that exist mask the ids of endpoints.
     if let Err(message) = check_id(id) {
         let mut problems = Problems::default();
@@ -198,7 +228,12 @@ enum Decision {
     Nothing,
 }
 
-fn decide(request: &Request, config: &Config, entries: &[Entry]) -> Result<Decision, ChangeError> {
+fn decide(
+    request: &Request,
+    config: &Config,
+    entries: &[Entry],
+    variables: &Variables,
+) -> Result<Decision, ChangeError> {
     let (kind, id) = request.subject();
     let existing = Existing {
         kind,
@@ -209,6 +244,7 @@ fn decide(request: &Request, config: &Config, entries: &[Entry]) -> Result<Decis
             && Service::built_in().iter().any(|service| service.id == id),
         config,
         entries,
+        variables,
     };
     let in_file = held_by_file(config).contains(&(kind, id));
     let is_mark = existing.entry.is_some_and(|entry| entry.definition.is_none());
@@ -217,7 +253,11 @@ fn decide(request: &Request, config: &Config, entries: &[Entry]) -> Result<Decis
     let resolves_clash = match request {
         Request::Enable(..) => is_mark,
         Request::Remove(..) => existing.entry.is_some() && !is_mark,
-        Request::Add { .. } | Request::Disable(..) | Request::Drain(..) => false,
+        Request::Add { .. }
+        | Request::Disable(..)
+        | Request::Drain(..)
+        | Request::AddKey { .. }
+        | Request::RemoveKey { .. } => false,
     };
     if in_file && !resolves_clash {
         return existing.in_file(request);
@@ -232,6 +272,10 @@ fn decide(request: &Request, config: &Config, entries: &[Entry]) -> Result<Decis
         Request::Drain(..) => existing.set_drained(true),
         Request::Disable(..) => existing.set_disabled(true),
         Request::Remove(..) => existing.remove(in_file),
+        Request::AddKey { name, lines, .. } => {
+            existing.add_key(keys::read(name, lines, variables)?)
+        }
+        Request::RemoveKey { name, is_last, .. } => existing.remove_key(name, *is_last),
     }
 }
 
@@ -243,6 +287,7 @@ struct Existing<'a> {
     built_in: bool,
     config: &'a Config,
     entries: &'a [Entry],
+    variables: &'a Variables,
 }
 
 impl Existing<'_> {
@@ -289,7 +334,7 @@ impl Existing<'_> {
                 Decision::Write(Change::Replace(new), Outcome::ReplacedBuiltIn)
             }
             Some(old) if replace => {
-                let new = Entry { disabled: old.disabled, ..new };
+                let new = self.with_keys(Entry { disabled: old.disabled, ..new });
                 if new == *old {
                     Decision::Nothing
                 } else {

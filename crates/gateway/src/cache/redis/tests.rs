@@ -1,5 +1,7 @@
 //! Redis as it is in production: restarted, stopped, full, with foreign values, or not Redis at all.
 
+mod leases;
+
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;

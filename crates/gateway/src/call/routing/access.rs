@@ -110,7 +110,6 @@ impl Access {
         })
     }
 
-    #[allow(dead_code)] // shown by the admin API
     /// The keys, sorted by name.
     pub(crate) fn keys(&self) -> Vec<&Key> {
         let mut keys: Vec<&Key> = self.keys.values().collect();
@@ -125,7 +124,6 @@ impl Access {
     }
 
     /// All allowances: the endpoint's and those of its keys.
-    #[allow(dead_code)] // read by metering
     pub(crate) fn all_allowances(&self) -> impl Iterator<Item = &Arc<Allowance>> {
         self.allowance.iter().chain(self.keys.values().filter_map(|key| key.allowance.as_ref()))
     }

@@ -112,6 +112,13 @@ impl Client {
         self.ask("POST", "action", body).await
     }
 
+    /// The keys of an endpoint, or of all, as the gateway knows them.
+    pub(crate) async fn keys(&mut self, endpoint: Option<&str>) -> anyhow::Result<Vec<Value>> {
+        let query = endpoint.map(|id| format!("?endpoint={id}")).unwrap_or_default();
+        let value = self.ask("GET", &format!("keys{query}"), Vec::new()).await?;
+        Ok(value["keys"].as_array().cloned().unwrap_or_default())
+    }
+
     /// Asks for the cache's figures (`GET`), or removes what a query selects (`DELETE`); returns the status
     /// and the answer as it is.
     pub(crate) async fn cache(&self, method: &str, query: &str) -> anyhow::Result<(u16, String)> {

@@ -69,10 +69,23 @@ pub(super) fn show_requests(requests: &[Request]) -> Value {
 fn show_request(request: &Request) -> Value {
     let (kind, id) = request.subject();
     let mut value = json!({ "action": action(request), "kind": kind.name(), "id": id });
-    if let Request::Add { service, lines, .. } = request {
-        let line = |(name, line): &(String, String)| json!({ "name": name, "line": line });
-        value["service"] = json!(service);
-        value["definition"] = lines.iter().map(line).collect();
+    let line = |(name, line): &(String, String)| json!({ "name": name, "line": line });
+    match request {
+        Request::Add { service, lines, .. } => {
+            value["service"] = json!(service);
+            value["definition"] = lines.iter().map(line).collect();
+        }
+        Request::AddKey { name, lines, .. } => {
+            value["key"] = json!(name);
+            value["definition"] = lines.iter().map(line).collect();
+        }
+        Request::RemoveKey { name, is_last, .. } => {
+            value["key"] = json!(name);
+            if *is_last {
+                value["last"] = json!(true);
+            }
+        }
+        _ => {}
     }
     value
 }
@@ -85,6 +98,8 @@ fn action(request: &Request) -> &'static str {
         Request::Disable(..) => "disable",
         Request::Drain(_) => "drain",
         Request::Remove(..) => "remove",
+        Request::AddKey { .. } => "add_key",
+        Request::RemoveKey { .. } => "remove_key",
     }
 }
 
@@ -113,7 +128,7 @@ pub(super) fn requests(value: &Value) -> Result<Vec<Request>, String> {
 }
 
 fn read_request(object: &Map<String, Value>) -> Result<Request, String> {
-    const MEMBERS: [&str; 5] = ["action", "kind", "id", "service", "definition"];
+    const MEMBERS: [&str; 7] = ["action", "kind", "id", "service", "definition", "key", "last"];
     if object.keys().any(|key| !MEMBERS.contains(&key.as_str())) {
         return Err(format!("it has an unknown member; known are {}", MEMBERS.join(", ")));
     }
@@ -126,9 +141,17 @@ fn read_request(object: &Map<String, Value>) -> Result<Request, String> {
     let (action, word, id) = (needed("action")?, needed("kind")?, needed("id")?);
     let kind = EntryKind::ALL.into_iter().find(|kind| kind.name() == word);
     let kind = kind.ok_or("\"kind\" is not service, upstream or endpoint")?;
+    let has = |keys: &[&str]| keys.iter().any(|key| object.contains_key(*key));
     let is_add = matches!(action.as_str(), "add" | "replace");
-    if !is_add && ["service", "definition"].iter().any(|key| object.contains_key(*key)) {
+    if !is_add && has(&["service"]) || !is_add && action != "add_key" && has(&["definition"]) {
         return Err("only \"add\" and \"replace\" have a service and a definition".into());
+    }
+    let is_key = matches!(action.as_str(), "add_key" | "remove_key");
+    if !is_key && has(&["key", "last"]) {
+        return Err("only \"add_key\" and \"remove_key\" have a key".into());
+    }
+    if is_key {
+        return read_key_request(object, &action, kind, id);
     }
     Ok(match action.as_str() {
         "add" | "replace" => {
@@ -145,10 +168,38 @@ fn read_request(object: &Map<String, Value>) -> Result<Request, String> {
         "drain" if kind == EntryKind::Upstream => Request::Drain(id),
         "drain" => return Err("only upstreams can be drained".into()),
         _ => return Err(
-            "\"action\" is not add, replace, enable, disable, drain or remove, or drop_cache alone"
+            "\"action\" is not add, replace, enable, disable, drain, remove, add_key or remove_key, \
+             or drop_cache alone"
                 .into(),
         ),
     })
+}
+
+/// Reads an action on a key of an endpoint.
+fn read_key_request(
+    object: &Map<String, Value>,
+    action: &str,
+    kind: EntryKind,
+    endpoint: String,
+) -> Result<Request, String> {
+    if kind != EntryKind::Endpoint {
+        return Err("only endpoints have keys".into());
+    }
+    let name = object.get("key").and_then(Value::as_str).map(String::from);
+    let name = name.ok_or("\"key\", the name of the key, is missing or not a string")?;
+    let is_last = match object.get("last") {
+        None | Some(Value::Bool(false)) => false,
+        Some(Value::Bool(true)) => true,
+        Some(_) => return Err("\"last\" is not true or false".into()),
+    };
+    if action == "remove_key" {
+        return Ok(Request::RemoveKey { endpoint, name, is_last });
+    }
+    if is_last {
+        return Err("only \"remove_key\" has \"last\"".into());
+    }
+    let lines = definition(object.get("definition"))?;
+    Ok(Request::AddKey { endpoint, name, lines })
 }
 
 /// The lines of a definition, with their names in problems: a string, or objects with `name` and `line`.
@@ -198,6 +249,8 @@ mod tests {
             Request::Disable(EntryKind::Upstream, "a".into()),
             Request::Remove(EntryKind::Endpoint, "a".into()),
             Request::Drain("a".into()),
+            Request::AddKey { endpoint: "a".into(), name: "k".into(), lines: lines.clone() },
+            Request::RemoveKey { endpoint: "a".into(), name: "k".into(), is_last: true },
         ];
         assert_eq!(requests(&show_requests(&all)).unwrap(), all);
     }
@@ -225,6 +278,16 @@ mod tests {
         check(
             r#"{"action": "remove", "kind": "endpoint", "id": "a", "service": "eth"}"#,
             "only \"add\"",
+        );
+        check(r#"{"action": "add_key", "kind": "endpoint", "id": "a"}"#, "\"key\"");
+        check(
+            r#"{"action": "add_key", "kind": "service", "id": "a", "key": "k"}"#,
+            "only endpoints",
+        );
+        check(r#"{"action": "drain", "kind": "upstream", "id": "a", "key": "k"}"#, "have a key");
+        check(
+            r#"{"action": "remove_key", "kind": "endpoint", "id": "a", "key": "k", "last": 1}"#,
+            "\"last\" is not",
         );
         check(
             r#"{"action": "add", "kind": "service", "id": "a", "definition": [{"name": "x", "line": "a = 1\nb = 2"}]}"#,

@@ -192,6 +192,7 @@ fn limits() -> impl Strategy<Value = Limits> {
         body_time: times.1,
         idle_time: times.2,
         write_time: times.3,
+        shared: times.0.0 % 2 == 0,
     })
 }
 

@@ -57,7 +57,7 @@ fn add(kind: EntryKind, id: &str, service: Option<&str>, replace: bool) -> Reque
 
 #[track_caller]
 fn allowed(request: Request, change: Option<Change>, outcome: Outcome) {
-    match decide(&request, &config(), &database()) {
+    match decide(&request, &config(), &database(), &Variables::default()) {
         Ok(Decision::Write(written, so)) => assert_eq!((Some(written), so), (change, outcome)),
         Ok(Decision::Nothing) => assert_eq!((change, outcome), (None, Outcome::Unchanged)),
         Err(error) => panic!("{request:?}: {error}"),
@@ -66,7 +66,7 @@ fn allowed(request: Request, change: Option<Change>, outcome: Outcome) {
 
 #[track_caller]
 fn refused(request: Request, message: &str, hint: &str) {
-    match decide(&request, &config(), &database()) {
+    match decide(&request, &config(), &database(), &Variables::default()) {
         Ok(_) => panic!("{request:?}"),
         Err(error) => {
             assert_eq!(error.to_string(), message);
@@ -163,11 +163,14 @@ fn draining() {
     entries[4].definition = Some(lines.into());
     let before = entry(Upstream, "node-a", Some("mine"), Some("url = \"http://h/\""));
     let enable = Request::Enable(Upstream, "node-a".into());
-    match decide(&enable, &config(), &entries) {
+    match decide(&enable, &config(), &entries, &Variables::default()) {
         Ok(Decision::Write(Change::Replace(entry), Outcome::Changed)) => assert_eq!(entry, before),
         _ => panic!("the entry is replaced"),
     }
-    assert!(matches!(decide(&drain("node-a"), &config(), &entries), Ok(Decision::Nothing)));
+    assert!(matches!(
+        decide(&drain("node-a"), &config(), &entries, &Variables::default()),
+        Ok(Decision::Nothing)
+    ));
 }
 
 #[test]
@@ -199,9 +202,87 @@ fn clashes_can_be_resolved() {
     let mut entries = database();
     entries.push(entry(Endpoint, "in-file", Some("eth"), Some("")));
     entries.push(entry(Service, "base", None, None));
-    let decided = |request: Request| decide(&request, &config(), &entries).is_ok();
+    let decided =
+        |request: Request| decide(&request, &config(), &entries, &Variables::default()).is_ok();
     assert!(decided(Request::Remove(Endpoint, "in-file".into())));
     assert!(!decided(Request::Disable(Endpoint, "in-file".into())));
     assert!(decided(Request::Enable(Service, "base".into())));
     assert!(!decided(Request::Remove(Service, "base".into())));
+}
+
+fn add_key(name: &str, digit: char, more: &str) -> Request {
+    let hash = String::from(digit).repeat(64);
+    Request::AddKey {
+        endpoint: "e1".into(),
+        name: name.into(),
+        lines: vec![("--hash".into(), format!("hash = \"sha256:{hash}\"\n{more}"))],
+    }
+}
+
+fn remove_key(name: &str, is_last: bool) -> Request {
+    Request::RemoveKey { endpoint: "e1".into(), name: name.into(), is_last }
+}
+
+#[test]
+fn keys() {
+    use EntryKind::Endpoint;
+    let none = Variables::default();
+    let decided = |requests: &[Request], entries: &[Entry]| {
+        let (changes, outcomes) = decide_all(requests, &config(), entries, &none)?;
+        let mut entries = entries.to_vec();
+        changes.iter().for_each(|change| change.clone().make(&mut entries));
+        let found = entries.iter().find(|entry| entry.id == "e1").expect("an endpoint");
+        Ok::<_, ChangeError>((found.definition.clone().unwrap_or_default(), outcomes))
+    };
+    let mut all = database();
+    let place = all.iter().position(|entry| entry.id == "e1").expect("an endpoint");
+    all[place].definition = Some("methods.deny = [\"debug_*\"]".into());
+    let two = [add_key("web", 'b', "limits.calls = \"5/s\""), add_key("app", 'a', "")];
+    let (text, _) = decided(&two, &all).expect("it is valid");
+    let [a, b] = ["a", "b"].map(|digit| digit.repeat(64));
+    let app = format!("keys.app = {{ hash = \"sha256:{a}\" }}");
+    let web = format!("keys.web = {{ hash = \"sha256:{b}\", limits = {{ calls = \"5/s\" }} }}");
+    assert_eq!(text, format!("methods.deny = [\"debug_*\"]\n{app}\n{web}"));
+    all[place].definition = Some(text.clone());
+    // Again, and removed.
+    assert_eq!(decided(&two[1..], &all).expect("valid").1, [Outcome::Unchanged]);
+    let (text, _) = decided(&[remove_key("web", false)], &all).expect("it is valid");
+    assert_eq!(text, format!("methods.deny = [\"debug_*\"]\n{app}"));
+    // An endpoint that is replaced keeps its keys, unless the new one names its own.
+    let replaced = [add(Endpoint, "e1", Some("mine"), true)];
+    let (text, _) = decided(&replaced, &all).expect("it is valid");
+    assert_eq!(text, format!("{app}\n{web}"));
+    let error = |request: Request| decided(&[request], &all).expect_err("it is refused");
+    for (request, message, hint) in [
+        (add_key("web", 'c', ""), "the endpoint already has a key \"web\"", "another name"),
+        (add_key("new", 'a', ""), "the key \"app\" of this endpoint is the same", "another one"),
+        (remove_key("wbe", false), "the endpoint has no key of this name", "did you mean \"web\"?"),
+    ] {
+        let error = error(request);
+        assert_eq!(error.to_string(), message);
+        assert!(error.hint().contains(hint), "{}", error.hint());
+    }
+    for (name, more) in
+        [("", ""), ("a b", ""), ("plk_secret", ""), ("k", "hash = 1"), ("k", "x = 1")]
+    {
+        let error = error(add_key(name, 'c', more));
+        assert!(matches!(error, ChangeError::Invalid(_)), "{error}");
+        assert!(!error.to_string().contains("plk_secret"), "{error}");
+    }
+    let both = [remove_key("app", false), remove_key("web", false)];
+    let Err(ChangeError::Several(rejected)) = decided(&both, &all) else {
+        panic!("it is the last")
+    };
+    assert!(rejected[0].1.to_string().contains("it is the only key"), "{rejected:?}");
+    let both = [remove_key("app", false), remove_key("web", true)];
+    assert_eq!(decided(&both, &all).expect("it is valid").0, "methods.deny = [\"debug_*\"]");
+    // Keys in one table, which no line can be added to.
+    all[place].definition = Some(format!("keys = {{ app = {{ hash = \"sha256:{a}\" }} }}"));
+    let (text, _) = decided(&two[..1], &all).expect("it is rewritten");
+    assert_eq!(text, format!("{app}\n{web}"));
+    let hidden = "agree = 1\nkeys\\u0061 = 1";
+    all[place].definition = Some(hidden.into());
+    assert!(decided(&two[..1], &all).is_err());
+    let absent = Request::RemoveKey { endpoint: "e9".into(), name: "k".into(), is_last: false };
+    refused(absent, "there is no endpoint \"e9\"", "");
 }
