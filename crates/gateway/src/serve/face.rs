@@ -266,9 +266,12 @@ impl<'a> RequestContext<'a, '_> {
         if request.fields.websocket {
             return Err(no_websocket());
         }
-        let (id, key) = match id.map(|id| id.split_once('/').unwrap_or((id, ""))) {
-            Some((id, key)) => (Some(unescaped(id)), Some(unescaped(key))),
-            None => (self.query.and_then(|query| parameter(query, "endpoint")), None),
+        // A path that ends in a slash has no key; it names no endpoint.
+        let with_key = id.and_then(|id| id.split_once('/')).filter(|(_, key)| !key.is_empty());
+        let (id, key) = match (with_key, id) {
+            (Some((id, key)), _) => (Some(unescaped(id)), Some(unescaped(key))),
+            (None, Some(id)) => (Some(unescaped(id)), None),
+            (None, None) => (self.query.and_then(|query| parameter(query, "endpoint")), None),
         };
         let endpoint = id.as_deref().and_then(|id| view.routing.endpoint(id));
         self.endpoint.set(endpoint);

@@ -125,7 +125,7 @@ impl Replicas {
             Process::start(folder, &[])
         };
         let processes: Vec<Process> = folders.iter().map(start).collect();
-        let addresses = processes.iter().map(|one| one.address("gateway")).collect();
+        let addresses = processes.iter().map(|one| one.address("")).collect();
         Replicas { processes, addresses, _folders: folders, _sim: sim }
     }
 
@@ -219,6 +219,6 @@ fn limits_can_be_each_replicas_own() {
     );
     folder.file("gateway.toml", &config);
     let process = Process::start(&folder, &[]);
-    let page = ask(&process.address("gateway"), "GET /metrics", "").body;
+    let page = ask(&process.address(""), "GET /metrics", "").body;
     assert!(!page.contains("plimsoll_limits_local"), "{page}");
 }
