@@ -19,8 +19,8 @@
 //! A lease is renewed when half of a block of at least [`AHEAD_MIN`] is left; smaller ones are not renewed ahead, because
 //! a replica that holds the only token of a slow bucket would refuse the calls of the others. A call
 //! finds no token in three cases: it is the first after a pause, the bucket is slow, or the limit is
-//! reached. In the last one the store has said when there will be tokens again; until then calls are
-//! refused without asking.
+//! reached. In the last one the store has said when there will be tokens again; until then, and for a
+//! second at most, calls are refused without asking.
 //!
 //! # Costs
 //! A call is admitted if at least one token is left, and charged in full; the balance may fall below
@@ -53,6 +53,9 @@ const HOLD_TIME: Nanos = Nanos::from_secs(1);
 /// and not each one.
 const PAUSE_MAX: Nanos = Nanos::from_millis(10);
 
+/// A bucket that was empty is asked again after this long at the latest.
+const ASK_AFTER: Nanos = Nanos::from_secs(1);
+
 /// The largest block of a bucket of this rate and burst.
 pub(crate) fn block_max(rate: f64, burst: Nanos) -> i64 {
     ((rate * burst.as_secs_f64() / 8.0) as i64).max(1)
@@ -65,8 +68,11 @@ pub(crate) struct Lease {
     balance: AtomicI64,
     /// Until when the tokens may be spent.
     until: AtomicU64,
-    /// Until when the shared bucket is known to be empty.
+    /// Until when the shared bucket is expected to be empty.
     empty_until: AtomicU64,
+    /// Until when it is not asked again: [`ASK_AFTER`] at most, because a store that was restarted has
+    /// full buckets.
+    unasked_until: AtomicU64,
     /// The balance at which the lease is renewed.
     low: AtomicI64,
     /// What the calls cost that wait for tokens.
@@ -119,6 +125,7 @@ impl Lease {
             balance: AtomicI64::new(0),
             until: AtomicU64::new(0),
             empty_until: AtomicU64::new(0),
+            unasked_until: AtomicU64::new(0),
             low: AtomicI64::new(i64::MIN),
             waiting: AtomicU64::new(0),
             block_max: block_max(rate, burst),
@@ -134,14 +141,14 @@ impl Lease {
             let spend = |balance: i64| (balance > 0).then(|| balance - cost as i64);
             if let Ok(before) = self.balance.fetch_update(Relaxed, Relaxed, spend) {
                 let is_low = before - cost as i64 <= self.low.load(Relaxed)
-                    && now.0 >= self.empty_until.load(Relaxed);
+                    && now.0 >= self.unasked_until.load(Relaxed);
                 return Taken::Yes { is_low };
             }
         }
-        match self.empty_until.load(Relaxed).checked_sub(now.0) {
-            None | Some(0) => Taken::Empty,
-            Some(wait) => Taken::No(Nanos(wait)),
+        if now.0 >= self.unasked_until.load(Relaxed) {
+            return Taken::Empty;
         }
+        Taken::No(Nanos(self.empty_until.load(Relaxed).saturating_sub(now.0)))
     }
 
     /// Returns the tokens of a call that was not made.
@@ -177,9 +184,11 @@ impl Lease {
 
     /// Adds what the shared bucket has given to a request.
     pub(crate) fn granted(&self, request: Request, grant: Grant, now: Nanos) {
-        let empty_until =
-            if grant.tokens < request.want { (now + grant.wait.max(self.pause_max)).0 } else { 0 };
-        self.empty_until.store(empty_until, Relaxed);
+        let pause = grant.wait.max(self.pause_max);
+        let is_empty = grant.tokens < request.want;
+        let until = |pause: Nanos| if is_empty { (now + pause).0 } else { 0 };
+        self.empty_until.store(until(pause), Relaxed);
+        self.unasked_until.store(until(pause.min(ASK_AFTER)), Relaxed);
         if grant.tokens > 0 {
             self.until.store((now + HOLD_TIME).0, Relaxed);
             self.balance.fetch_add(grant.tokens as i64, Relaxed);
