@@ -27,7 +27,6 @@ pub(crate) struct InUse {
 /// What all calls of one caller, as far as the gateway tells callers apart, share. Outlives the
 /// replacement of the `Routing`, as long as its ids stay the same.
 #[derive(Debug)]
-#[allow(dead_code)] // its ids are read by metering
 pub(crate) struct Account {
     /// Unique in the process.
     pub(crate) number: u64,

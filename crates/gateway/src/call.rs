@@ -17,6 +17,7 @@ mod overload;
 pub(crate) mod parse;
 pub(crate) mod passed;
 pub(crate) mod prefetch;
+pub(crate) mod quotas;
 pub(crate) mod records;
 pub(crate) mod relay;
 pub(crate) mod rest;

@@ -26,6 +26,7 @@ use crate::cache::redis::{Redis, RedisSettings};
 use crate::cache::shared::Shared as SecondLevel;
 use crate::call::export;
 use crate::call::health;
+use crate::call::quotas;
 use crate::call::routing::Routing;
 use crate::call::shared_heads;
 use crate::call::worker::{Phase, Shared, State, Worker};
@@ -317,6 +318,8 @@ impl Gateway {
 
 /// The keeper's tasks.
 async fn keep(worker: Rc<Worker>) {
+    tokio::task::spawn_local(worker.clone().hand_over());
+    tokio::task::spawn_local(quotas::watch(worker.clone()));
     tokio::task::spawn_local(shared_heads::watch(worker.clone()));
     health::watch(worker).await;
 }
@@ -406,6 +409,7 @@ impl WorkerThread {
         let worker = Rc::new(Worker::new(shared, self.number, Network::Host));
         let sessions = Rc::new(Sessions::default());
         tokio::task::spawn_local(worker.clone().tidy());
+        tokio::task::spawn_local(worker.clone().hand_over());
         let closing = {
             let sessions = sessions.clone();
             async move {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use plimsoll_measure::WallClock;
 use plimsoll_registry::store::Status;
+use plimsoll_registry::usage::Inbox;
 use tokio::sync::oneshot;
 
 /// Resolves a host name; may block.
@@ -21,6 +22,8 @@ pub struct Host {
     pub process: Arc<dyn Fn() -> Process + Send + Sync>,
     /// What the process observes of its database.
     pub database: Arc<Status>,
+    /// Where to hand over what accounts have used. `None`: it is not recorded.
+    pub usage: Option<Arc<Inbox>>,
     /// Answers requests to the admin API about the registry. `None`: there is no such API.
     pub admin: Option<Admin>,
     /// Resolves an upstream's host name; may block. `None`: the system's resolver.
@@ -43,14 +46,18 @@ pub struct AdminRequest {
     pub query: Vec<(String, String)>,
     /// The body; empty for `GET`.
     pub body: Vec<u8>,
+    /// The media types that are accepted, as written; may be empty.
+    pub accept: String,
 }
 
-/// An answer of the admin API, in JSON.
+/// An answer of the admin API.
 #[derive(Clone, Debug)]
 pub struct AdminAnswer {
     /// The HTTP status.
     pub status: u16,
-    /// The JSON document.
+    /// The media type of the body.
+    pub media_type: &'static str,
+    /// The document.
     pub body: Vec<u8>,
 }
 

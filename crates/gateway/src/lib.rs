@@ -9,7 +9,7 @@
 //! - `upstream`: the HTTP client
 //! - `keeper`: background work: name resolution
 //! - [`observe`]: counters, metrics, access log, traces
-//! - `account`: whom calls are counted for
+//! - `meter`, `account`: what is counted for whom
 //! - `limits`: rates and quotas of endpoints and keys
 //! - `line`: how long calls may wait for an upstream
 //! - `local`, `permit`, `buffer`, `payload`, `gzip`, `offload`: per-thread state, the process's
@@ -39,6 +39,7 @@ mod keeper;
 mod limits;
 mod line;
 mod local;
+mod meter;
 pub mod observe;
 mod offload;
 mod payload;

@@ -11,6 +11,7 @@ use plimsoll_measure::rng::{Key, Sequence};
 use plimsoll_measure::{Clock, Nanos, WallClock};
 use tokio::time::Instant;
 
+use crate::meter::Meter;
 use crate::observe::stats::{Counts, Sharded};
 use crate::permit::{Capacity, Purpose, Share};
 use crate::transport::timer::Timer;
@@ -90,6 +91,7 @@ pub(crate) struct Local {
     pub(crate) number: usize,
     pub(crate) capacity: Arc<Capacity>,
     counts: Arc<Sharded<Counts>>,
+    pub(crate) meter: Meter,
     time: Time,
     recent: Cell<Nanos>,
     buffers: RefCell<Vec<Vec<u8>>>,
@@ -111,6 +113,7 @@ impl Local {
             number,
             capacity,
             counts,
+            meter: Meter::new(None, Arc::new(WallClock::now)),
             time,
             recent: Cell::new(time.now()),
             buffers: RefCell::default(),
@@ -118,6 +121,11 @@ impl Local {
             random: RefCell::new(seed.sequence()),
             date: RefCell::new((u64::MAX, String::new())),
         }
+    }
+
+    /// The same with this meter.
+    pub(crate) fn metered(self, meter: Meter) -> Local {
+        Local { meter, ..self }
     }
 
     #[inline]

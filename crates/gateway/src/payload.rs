@@ -103,6 +103,13 @@ impl Composer {
         &mut self.text
     }
 
+    /// Its length in bytes.
+    #[inline]
+    pub(crate) fn length(&self) -> u64 {
+        let parts = self.parts.iter().map(Bytes::len).sum::<usize>();
+        (self.text.len() + parts) as u64
+    }
+
     /// Whether the body is empty.
     pub(crate) fn is_empty(&self) -> bool {
         self.text.is_empty() && self.parts.is_empty()

@@ -190,6 +190,7 @@ fn host() -> Host {
     Host {
         process: Arc::new(Process::default),
         database: Arc::default(),
+        usage: None,
         admin: None,
         resolve: None,
         wall_clock: None,

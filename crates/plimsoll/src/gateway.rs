@@ -17,10 +17,12 @@ mod serve;
 mod signals;
 mod simulated;
 mod supervise;
+mod usage;
 mod watcher;
 
 use crate::plan_source::SetArgs;
 use crate::{put, tell, usage_error};
+use access::load_words;
 use admin::client::Client;
 use plimsoll_registry::Definitions;
 use plimsoll_registry::config::{Config, FILE_DEFAULT, Inputs};

@@ -13,6 +13,7 @@ mod fields;
 mod keys;
 mod show;
 mod traces;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -289,6 +290,7 @@ impl Draft {
         let ids: Vec<&str> = instances.iter().map(|instance| instance.id.as_str()).collect();
         self.check_listeners(problems);
         cache::check(&self.config.settings.cache, |key| self.places.get(key).cloned(), problems);
+        usage::check(&self.config.settings.usage, |key| self.places.get(key).cloned(), problems);
         self.entries.check(self.config.built_in_services, &ids, parsed, problems);
         let own = self.addresses();
         self.entries.check_loops(&own, problems);

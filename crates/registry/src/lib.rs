@@ -7,6 +7,7 @@
 //! - [`config`]: the file, the environment and flags
 //! - [`restrict`]: files that only their owner may read
 //! - [`store`]: the database of entries
+//! - [`usage`]: what customers have used, on its way to the database and in it
 //! - [`sources`]: joins configuration and database, and detects changes
 
 pub mod config;
@@ -15,6 +16,7 @@ mod private;
 pub mod settings;
 pub mod sources;
 pub mod store;
+pub mod usage;
 
 pub use model::Definitions;
 pub use private::restrict;

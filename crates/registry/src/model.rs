@@ -12,6 +12,8 @@ use std::path::PathBuf;
 use plimsoll_config::Text;
 use plimsoll_measure::Nanos;
 
+use crate::usage::money::Price;
+
 pub use access::{
     Access, AccessKey, BURST_MAX, CallLimits, KEY_NAME_MAX, KEY_PREFIX, KEYS_MAX, RATE_MAX,
     RULES_MAX, check_key_name,
@@ -65,6 +67,10 @@ pub struct Service {
     pub prefetch: Vec<Prefetch>,
     /// What a call of each method is charged.
     pub compute_units: ComputeUnits,
+    /// What customers pay for compute units; `None`: as the process's settings say.
+    pub price: Option<Price>,
+    /// Compute units of Pocket Network per relay; `None`: as the process's settings say.
+    pub cupr: Option<u64>,
 }
 
 /// A call that is made for each new block.
@@ -137,6 +143,8 @@ impl Service {
             cache: ServiceTimes::default(),
             prefetch: Vec::new(),
             compute_units: ComputeUnits::default(),
+            price: None,
+            cupr: None,
         }
     }
 

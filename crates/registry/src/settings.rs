@@ -11,6 +11,7 @@ use plimsoll_config::Text;
 use plimsoll_measure::Nanos;
 
 use crate::model::Service;
+use crate::usage::money::{Money, Price};
 
 pub use traces::{TraceEndpoint, TraceSettings};
 
@@ -46,6 +47,8 @@ pub struct Settings {
     pub gzip: bool,
     /// The cache of answers.
     pub cache: CacheSettings,
+    /// How usage is recorded, and what it costs.
+    pub usage: UsageSettings,
     /// On shutdown, how long idle connections are kept and new ones accepted after `/ready` starts
     /// to fail; skipped if no caller was connected within the last minute. Changed by a reload.
     pub idle_close: Nanos,
@@ -70,6 +73,7 @@ impl Default for Settings {
             traces: TraceSettings::default(),
             gzip: true,
             cache: CacheSettings::default(),
+            usage: UsageSettings::default(),
             idle_close: Nanos::from_secs(2),
             drain: Nanos::from_secs(30),
         }
@@ -295,6 +299,43 @@ impl TimesToLive {
             young: young.min(TimesToLive::young_max(service.block_time)),
         }
     }
+}
+
+/// How usage is recorded, and what it costs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsageSettings {
+    /// How long it is kept in the database.
+    pub keep: Nanos,
+    /// Bytes of the file in which it waits for the database.
+    pub spool: u64,
+    /// What customers pay for compute units of services without a price of their own.
+    pub price: Option<Price>,
+    /// What relays cost.
+    pub network: NetworkCost,
+}
+
+impl Default for UsageSettings {
+    fn default() -> UsageSettings {
+        UsageSettings {
+            keep: Nanos::from_secs(400 * 24 * 3_600),
+            spool: 64 << 20,
+            price: None,
+            network: NetworkCost::default(),
+        }
+    }
+}
+
+/// What relays cost on Pocket Network; see [`crate::usage::money`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetworkCost {
+    /// Compute units of the network per relay (CUPR), of services without a number of their own.
+    pub cupr: Option<u64>,
+    /// The network's compute_units_to_tokens_multiplier.
+    pub cuttm: Option<u64>,
+    /// The network's compute_unit_cost_granularity.
+    pub cucg: Option<u64>,
+    /// What a POKT costs.
+    pub pokt: Option<Money>,
 }
 
 /// Which origins may call from a browser.

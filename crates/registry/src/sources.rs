@@ -214,6 +214,25 @@ impl Sources {
         Editor::beside(self.inputs.clone(), store, view, self.status.clone())
     }
 
+    /// The database for usage, and the folder for what waits for it; `None` if there is no database. A file
+    /// is opened a second time, so that whoever holds its lock delays usage and nothing else; a server is
+    /// used over the connection that there is.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    pub async fn usage_store(&self) -> Result<Option<(Arc<Store>, PathBuf)>, StoreError> {
+        let store = match &self.link {
+            Link::None => return Ok(None),
+            Link::Server(feed) => feed.store().clone(),
+            Link::File { .. } => {
+                let Some(database) = &self.database else { return Ok(None) };
+                let url = database.usable_url()?;
+                Arc::new(Store::open(url, false, self.status.clone()).await?)
+            }
+        };
+        Ok(Some((store, self.state_dir.clone())))
+    }
+
     /// Closes the database.
     pub async fn close(self) {
         match self.link {

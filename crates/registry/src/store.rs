@@ -18,6 +18,7 @@ mod conformance;
 mod postgres;
 mod sqlite;
 mod status;
+mod usage;
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -32,7 +33,7 @@ pub(crate) use sqlite::path_of as sqlite_path;
 pub use status::{Contact, Report, Status};
 
 /// The version of the schema in both dialects.
-const SCHEMA: i64 = 2;
+const SCHEMA: i64 = 3;
 
 /// Rows kept in the log of changes.
 const LOG_MAX: i64 = 10_000;

@@ -109,9 +109,16 @@ impl<'a> Batch<'a> {
 
     /// The calls in order, each parsed when it is visited.
     pub fn calls(&self) -> impl Iterator<Item = Result<Call<'a>, Refused<'a>>> + use<'a> {
+        self.sized_calls().map(|(call, _)| call)
+    }
+
+    /// The same, each with the length of its text in bytes.
+    pub fn sized_calls(
+        &self,
+    ) -> impl Iterator<Item = (Result<Call<'a>, Refused<'a>>, usize)> + use<'a> {
         json::items(self.text).map(|item| match item {
-            Ok(item) => call(item),
-            Err(syntax) => Err(Refusal::Syntax(syntax).into()),
+            Ok(item) => (call(item), item.len()),
+            Err(syntax) => (Err(Refusal::Syntax(syntax).into()), 0),
         })
     }
 }

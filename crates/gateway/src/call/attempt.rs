@@ -7,6 +7,8 @@
 //! Invariant: each attempt is counted exactly once, when it is dropped: with its outcome, or as
 //! cancelled if it has none.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use plimsoll_measure::{Nanos, WallClock};
 use plimsoll_registry::settings::Limits;
@@ -22,9 +24,11 @@ use super::routing::{self, Picked, Route};
 use super::target::Target;
 use super::trace::{AttemptTrace, CallTrace};
 use super::worker::Worker;
+use crate::account::Account;
 use crate::error::{CallError, ErrorKind, Fault, RetryAfter};
 use crate::http1::{self, Coding, write_field};
 use crate::local::Local;
+use crate::meter::Kind as MeterKind;
 use crate::observe::stats::RelayOutcome;
 use crate::offload;
 use crate::payload::{COPIED_MAX, Composer};
@@ -44,6 +48,10 @@ pub(crate) struct Attempt<'a> {
     known: Option<Method>,
     /// The upstream's slots that were in use when it started.
     in_use: u32,
+    /// Whom it is counted for.
+    account: &'a Arc<Account>,
+    /// Whether the request may have been sent.
+    may_be_sent: bool,
     sent_at: Nanos,
     /// The outcome and when it was reached; `None` while there is none.
     ended: Option<(RelayOutcome, Nanos)>,
@@ -52,15 +60,28 @@ pub(crate) struct Attempt<'a> {
 
 impl<'a> Attempt<'a> {
     pub(super) fn start(
-        local: &'a Local,
+        target: &Target<'a>,
         picked: Picked<'a>,
         usage: Use,
         method: &'a str,
         trace: AttemptTrace,
     ) -> Attempt<'a> {
         let Picked { route, pass, in_use, method: known } = picked;
-        let sent_at = local.now();
-        Attempt { local, route, pass, usage, method, known, in_use, sent_at, ended: None, trace }
+        let local: &'a Local = &target.worker.local;
+        Attempt {
+            local,
+            route,
+            pass,
+            usage,
+            method,
+            known,
+            in_use,
+            account: target.account,
+            may_be_sent: true,
+            sent_at: local.now(),
+            ended: None,
+            trace,
+        }
     }
 
     /// Sets the outcome, reached `at` this time.
@@ -84,6 +105,7 @@ impl<'a> Attempt<'a> {
         let at = self.local.now();
         let outcome = RelayOutcome::failed(failure.kind);
         self.ended(outcome, at);
+        self.may_be_sent = failure.sent;
         if failure.stale {
             self.route.upstream.health.lost();
         }
@@ -161,6 +183,13 @@ impl Drop for Attempt<'_> {
         let cancelled = || (RelayOutcome::Cancelled, self.local.now());
         let (outcome, at) = self.ended.unwrap_or_else(cancelled);
         self.route.relays.of(self.local.number).add(outcome, at - self.sent_at);
+        if self.may_be_sent {
+            let kind = match self.usage {
+                Use::Calls => MeterKind::Call(self.known),
+                Use::Rest => MeterKind::Rest,
+            };
+            self.local.meter.relay(self.account, kind);
+        }
         self.trace.end(outcome, at);
         let gate = &self.route.upstream.gate;
         gate.ended(self.known, self.in_use, (self.sent_at, at), outcome);
@@ -289,7 +318,7 @@ pub(super) async fn run(
         reuse,
         deadline: target.start + target.service.model.timeout,
     };
-    let mut attempt = Attempt::start(local, picked, Use::Calls, &call.method, trace);
+    let mut attempt = Attempt::start(target, picked, Use::Calls, &call.method, trace);
     let result = exchange(target, route, &request, id).await;
     attempt.trace.judged(&result);
     match &result {

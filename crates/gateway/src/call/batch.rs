@@ -111,8 +111,8 @@ impl BatchState {
 /// not.
 pub(super) async fn answer_short<'a>(target: &Target<'a>, batch: &Batch<'_>) -> BodyAnswer<'a> {
     let state = BatchState::new(&target.worker.local.capacity);
-    let answer = |call, slot| answer_item(target, call, slot, &state);
-    let (out, relayed) = in_order(target, &state, batch.calls(), answer).await;
+    let answer = |(call, bytes), slot| answer_item(target, call, bytes, slot, &state);
+    let (out, relayed) = in_order(target, &state, batch.sized_calls(), answer).await;
     finish(out, state, relayed)
 }
 
@@ -126,10 +126,12 @@ pub(super) async fn answer_long<'a>(
     let answer = async |item: Bytes, slot| {
         let state = &state;
         if item.len() <= offload::INLINE_MAX {
-            return answer_item(target, request::call(&item), slot, state).await;
+            return answer_item(target, request::call(&item), item.len(), slot, state).await;
         }
         match parse::call(item.clone()).await {
-            Some(Ok(call)) => answer_item(target, Ok(call.within(&item)), slot, state).await,
+            Some(Ok(call)) => {
+                answer_item(target, Ok(call.within(&item)), item.len(), slot, state).await
+            }
             Some(Err(refused)) => refused_call(target, refused.within(&item)),
             None => {
                 target.fail(&Error::new(ErrorKind::Internal, "the gateway is shutting down"), None)
@@ -144,6 +146,7 @@ pub(super) async fn answer_long<'a>(
 async fn answer_item<'a>(
     target: &Target<'a>,
     call: Result<Call<'_>, Refused<'_>>,
+    bytes: usize,
     slot: Result<CallSlot<'_>, Error>,
     state: &BatchState,
 ) -> CallAnswer<'a> {
@@ -151,7 +154,7 @@ async fn answer_item<'a>(
         Ok(call) => call,
         Err(refused) => return refused_call(target, refused),
     };
-    let mut answered = answer_call(target, &call, &slot).await;
+    let mut answered = answer_call(target, &call, bytes, &slot).await;
     // The next call may use it while this answer waits.
     drop(slot);
     let pooled = answered.answer.compact();

@@ -5,11 +5,15 @@
 //! carries the records of its calls and its access log line in a [`Settlement`] until it has been
 //! written.
 
-use plimsoll_measure::Nanos;
-use plimsoll_rpc::method::Method;
+use std::sync::Arc;
 
+use plimsoll_measure::Nanos;
+
+use super::target::Target;
 use super::trace::{self, BatchSpan};
+use crate::account::Account;
 use crate::local::Local;
+use crate::meter::{EndedCall, Kind};
 use crate::observe::access_log::{AccessLog, Line};
 use crate::observe::stats::{CacheUse, Calls, Outcome, Sharded};
 use crate::observe::traces::Span;
@@ -18,9 +22,14 @@ use crate::observe::traces::Span;
 pub(crate) struct Record<'a> {
     calls: &'a Sharded<Calls>,
     local: &'a Local,
-    method: Option<Method>,
+    /// Whom it is counted for.
+    account: &'a Arc<Account>,
+    kind: Kind,
     start: Nanos,
     cache: CacheUse,
+    bytes_in: u64,
+    bytes_out: u64,
+    compute_units: u64,
     /// The outcome and the call's duration; `None` until the answer is ready.
     ended: Option<(Outcome, Nanos)>,
     /// Its span, if its trace is recorded.
@@ -28,13 +37,32 @@ pub(crate) struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
+    /// Starts a call of this kind, which is charged this if it is answered, and whose text has this many
+    /// bytes.
     pub(crate) fn start(
-        calls: &'a Sharded<Calls>,
-        local: &'a Local,
-        method: Option<Method>,
-        start: Nanos,
+        target: &Target<'a>,
+        kind: Kind,
+        compute_units: u64,
+        bytes_in: usize,
     ) -> Record<'a> {
-        Record { calls, local, method, start, cache: CacheUse::default(), ended: None, span: None }
+        Record {
+            calls: &target.service.calls,
+            local: &target.worker.local,
+            account: target.account,
+            kind,
+            start: target.start,
+            cache: CacheUse::default(),
+            bytes_in: bytes_in as u64,
+            bytes_out: 0,
+            compute_units,
+            ended: None,
+            span: None,
+        }
+    }
+
+    /// Sets the bytes of the answer.
+    pub(crate) fn wrote(&mut self, bytes: u64) {
+        self.bytes_out = bytes;
     }
 
     /// Sets the outcome: the answer is ready.
@@ -59,8 +87,15 @@ impl Drop for Record<'_> {
     fn drop(&mut self) {
         let cancelled = || (Outcome::Cancelled, self.local.now() - self.start);
         let (outcome, span) = self.ended.unwrap_or_else(cancelled);
-        self.calls.of(self.local.number).add(self.method, self.cache, outcome, span);
-        trace::end(&mut self.span, outcome, self.local);
+        let Record { local, cache, bytes_in, bytes_out, compute_units, .. } = *self;
+        let method = match self.kind {
+            Kind::Call(method) => method,
+            Kind::Rest => None,
+        };
+        self.calls.of(local.number).add(method, cache, outcome, span);
+        let ended = EndedCall { outcome, cache, bytes_in, bytes_out, compute_units };
+        local.meter.call(self.account, self.kind, ended);
+        trace::end(&mut self.span, outcome, local);
     }
 }
 
@@ -112,6 +147,9 @@ impl Settlement<'_> {
     /// Records that the answer was written: `bytes_out` of its body, and whether that was all.
     pub(crate) fn settle(&mut self, bytes_out: u64, is_complete: bool) {
         self.is_settled = true;
+        if let Some(record) = self.records.first.as_mut().filter(|one| one.kind == Kind::Rest) {
+            record.wrote(bytes_out);
+        }
         if !is_complete {
             self.records.first.iter_mut().chain(&mut self.records.rest).for_each(Record::truncate);
         }

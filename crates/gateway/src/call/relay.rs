@@ -33,6 +33,7 @@ use super::together;
 use super::trace::{self, CallTrace};
 use crate::cache::class::{Moment, Reason};
 use crate::error::{Error, ErrorKind, RetryAfter, Shape};
+use crate::meter::Kind;
 use crate::observe::stats::{Outcome, RelayOutcome};
 use crate::payload::{Composer, Payload};
 use crate::protocol::Category;
@@ -85,7 +86,10 @@ impl<'a> CallAnswer<'a> {
             error.write(target.shape, id.unwrap_or(b"null"), self.answer.text());
         }
         let outcome = target.failed(error);
-        self.record.iter_mut().for_each(|record| record.ended(outcome));
+        if let Some(record) = &mut self.record {
+            record.ended(outcome);
+            record.wrote(self.answer.length());
+        }
         self.summary.fail(error, target.shape);
     }
 }
@@ -100,7 +104,9 @@ pub(crate) async fn answer<'a>(target: &Target<'a>, body: &Body<'_>, answer: &mu
                 Err(refused) => return refused_call(target, refused).put_into(answer),
             };
             match &calls {
-                request::Body::Single(call) => single(target, call).await.put_into(answer),
+                request::Body::Single(call) => {
+                    single(target, call, bytes.len()).await.put_into(answer);
+                }
                 request::Body::Batch(batch) => {
                     Box::pin(batch::answer_short(target, batch)).await.put_into(answer);
                 }
@@ -118,7 +124,9 @@ async fn answer_long<'a>(
     batch_max: usize,
 ) -> BodyAnswer<'a> {
     match parse::body(bytes, batch_max).await {
-        Some(Ok(Parsed::Single(call))) => single(target, &call.within(bytes)).await.into(),
+        Some(Ok(Parsed::Single(call))) => {
+            single(target, &call.within(bytes), bytes.len()).await.into()
+        }
         Some(Ok(Parsed::Batch(items))) => batch::answer_long(target, bytes, items).await,
         Some(Err(refused)) => refused_call(target, refused.within(bytes)).into(),
         None => {
@@ -128,12 +136,13 @@ async fn answer_long<'a>(
     }
 }
 
-async fn single<'a>(target: &Target<'a>, call: &Call<'_>) -> CallAnswer<'a> {
+/// Answers a call whose text has this many bytes.
+async fn single<'a>(target: &Target<'a>, call: &Call<'_>, bytes: usize) -> CallAnswer<'a> {
     let mut answered = match target.connection_slot().await {
         Ok(_slot) => {
             let capacity = &target.worker.local.capacity;
             let permit = capacity.enter(&target.account.in_use.calls, target.purpose);
-            answer_call(target, call, &permit.map(CallSlot::single)).await
+            answer_call(target, call, bytes, &permit.map(CallSlot::single)).await
         }
         Err(busy) => target.fail(&busy, call.id),
     };
@@ -156,16 +165,17 @@ pub(super) fn refused_call<'a>(target: &Target<'a>, refused: Refused<'_>) -> Cal
     target.fail(&Error::from(refused.why), refused.id)
 }
 
-/// Answers one call, with an error if it was not admitted.
+/// Answers one call, whose text has this many bytes, with an error if it was not admitted.
 pub(super) async fn answer_call<'a>(
     target: &Target<'a>,
     call: &Call<'_>,
+    bytes: usize,
     slot: &Result<CallSlot<'_>, Error>,
 ) -> CallAnswer<'a> {
     let local = &*target.worker.local;
     let method = Method::find(&call.method);
-    let calls = &*target.service.calls;
-    let mut record = Record::start(calls, local, method, target.start);
+    let units = target.service.compute_units(method, &call.method);
+    let mut record = Record::start(target, Kind::Call(method), units, bytes);
     let (trace, span) = target.trace.call(target, method);
     record.span = span;
     let mut answer = Composer::new(local.take_buffer());
@@ -191,6 +201,7 @@ pub(super) async fn answer_call<'a>(
     record.used(cache);
     record.ended(outcome);
     trace::answered(record.span.as_deref_mut(), status, &summary);
+    record.wrote(answer.length());
     summary.failed = u32::from(matches!(outcome, Outcome::Failed(_)));
     CallAnswer { status, answer, summary, record: Some(record) }
 }

@@ -32,6 +32,7 @@ use super::trace::{self, AttemptTrace, CallTrace};
 use crate::error::{CallError, Error};
 use crate::http1::write_field;
 use crate::local::{BUFFER_SIZE, Local};
+use crate::meter;
 use crate::observe::stats::{Extra, Outcome, RelayOutcome};
 use crate::payload::{Payload, Pieces, Truncated};
 use crate::permit::Permit;
@@ -72,7 +73,8 @@ pub(crate) async fn pass<'a>(
     body: &Body<'_>,
 ) -> Answer<'a> {
     let local = &*target.worker.local;
-    let mut record = Record::start(&target.service.calls, local, None, target.start);
+    let units = target.service.compute_units(None, METHOD);
+    let mut record = Record::start(target, meter::Kind::Rest, units, body.bytes().len());
     let mut summary = Summary { calls: 1, ..Summary::default() };
     let (trace, span) = target.trace.rest(target, request.method);
     record.span = span;
@@ -124,7 +126,7 @@ async fn relay<'a>(
             reuse: if body.is_empty() { reuse } else { Reuse::New },
             deadline: target.start + target.service.model.timeout,
         };
-        let mut attempt = Attempt::start(local, picked, Use::Rest, METHOD, of_attempt);
+        let mut attempt = Attempt::start(target, picked, Use::Rest, METHOD, of_attempt);
         let limits = target.limits();
         let failure = match attempt::begun(target, route, &sent, limits).await {
             Ok(reply) => {

@@ -29,6 +29,7 @@ use crate::http1::write_field;
 use crate::keeper::dns::Resolver;
 use crate::limits::Limits;
 use crate::local::{Local, Time};
+use crate::meter::{HAND_OVER_INTERVAL, Meter};
 use crate::observe::access_log::AccessLog;
 use crate::observe::events::Events;
 use crate::observe::metrics::{CacheFigures, Figures, RouteFigures, ServiceFigures};
@@ -131,6 +132,12 @@ impl Shared {
             )),
             host,
         }
+    }
+
+    /// A meter for a worker.
+    fn meter(&self) -> Meter {
+        let wall = self.host.wall_clock.clone().unwrap_or_else(|| Arc::new(WallClock::now));
+        Meter::new(self.host.usage.clone(), wall)
     }
 
     pub(crate) fn state(&self) -> Arc<State> {
@@ -248,6 +255,7 @@ impl Shared {
             db_queries: self.host.database.queries(),
             db_connections: self.host.database.connections(),
             database: self.host.database.report(),
+            usage: self.host.usage.as_ref().map(|inbox| inbox.figures()),
             log_dropped: self.access_log.dropped(),
             traces: self.traces.counts(),
             cpu_seconds,
@@ -280,7 +288,7 @@ impl Worker {
     pub(crate) fn new(shared: Arc<Shared>, number: usize, network: Network) -> Worker {
         let state = shared.state();
         let local = Local::new(number, shared.time, shared.capacity.clone(), shared.counts.clone());
-        let local = Rc::new(local);
+        let local = Rc::new(local.metered(shared.meter()));
         Worker {
             client: Client::new(local.clone(), shared.resolver.clone(), network),
             local,
@@ -319,6 +327,15 @@ impl Worker {
     /// A globally unique request id.
     pub(crate) fn new_request_id(&self) -> String {
         format!("{}-{:x}", self.shared.id, self.next_id())
+    }
+
+    /// Hands over at intervals what was counted, until the worker stops.
+    pub(crate) async fn hand_over(self: Rc<Worker>) {
+        let mut tick = tokio::time::interval(HAND_OVER_INTERVAL);
+        loop {
+            tick.tick().await;
+            self.local.meter.hand_over();
+        }
     }
 
     /// Each second closes upstream connections that are no longer needed, and records whether callers

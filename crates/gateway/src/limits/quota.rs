@@ -115,7 +115,6 @@ struct Used {
 
 /// The database's totals of an endpoint or a key, over all replicas.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(dead_code)] // set by metering
 pub(crate) struct Totals {
     /// The day that `day_units` were used in.
     pub(crate) day: u64,
@@ -127,7 +126,6 @@ pub(crate) struct Totals {
 
 /// The quotas of an endpoint, over all its keys, or of one key.
 #[derive(Debug)]
-#[allow(dead_code)] // its ids are read by metering
 pub(crate) struct Quota {
     pub(crate) endpoint: String,
     /// `None`: the quotas of the endpoint.
@@ -239,14 +237,12 @@ impl Quota {
     }
 
     /// What this process has charged so far, for [`Quota::set_totals`].
-    #[allow(dead_code)] // called by metering
     pub(crate) fn mark(&self) -> u64 {
         self.used.charged.load(Relaxed)
     }
 
     /// Sets what all replicas have used according to the database, which contains what this process
     /// had charged when `mark` was taken.
-    #[allow(dead_code)] // called by metering
     pub(crate) fn set_totals(&self, mark: u64, totals: &Totals, calendar: &Calendar) {
         let values = [(totals.day, totals.day_units), (totals.month, totals.month_units)];
         for (span, (number, units)) in Span::ALL.into_iter().zip(values) {

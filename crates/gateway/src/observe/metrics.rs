@@ -7,6 +7,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use plimsoll_registry::store::{Contact, Report};
+use plimsoll_registry::usage;
 use plimsoll_rpc::method;
 
 use crate::cache::class::Reason;
@@ -99,6 +100,12 @@ metrics! {
     REGISTRY_SEQUENCE = "plimsoll_registry_sequence", "gauge", "", "Number of the last change of the database that is in use; all replicas should show the same.";
     REGISTRY_FROM_DISK = "plimsoll_registry_from_disk", "gauge", "", "1 while the entries in use are those saved before the start, because the database could not be reached since.";
     SNAPSHOT_FAILED = "plimsoll_registry_snapshot_failed", "gauge", "", "1 if the entries of a database server cannot be saved for the next start.";
+    USAGE_FLUSHES = "plimsoll_usage_flushes_total", "counter", "result", "Batches of usage: written; known (the database already had it: the answer to an earlier commit was lost); failed (sent again later).";
+    USAGE_SPOOLED = "plimsoll_usage_spooled_bytes", "gauge", "", "Usage that waits on disk for the database.";
+    USAGE_HELD = "plimsoll_usage_held_rows", "gauge", "", "Rows of usage that wait in memory, because the file cannot take them: they would be lost with the process.";
+    USAGE_SPOOL_FAILED = "plimsoll_usage_spool_failed", "gauge", "", "1 if usage cannot be written to disk.";
+    USAGE_FOLDED = "plimsoll_usage_folded_total", "counter", "", "Additions of usage that were not kept apart by method or endpoint, because too many rows were waiting.";
+    USAGE_LOST = "plimsoll_usage_lost_total", "counter", "", "Additions of usage that could not be read back from a damaged file; 0 unless a disk fails.";
     LOG_DROPPED = "plimsoll_access_log_dropped_total", "counter", "", "Access log lines that could not be written.";
     SPANS = "plimsoll_trace_spans_total", "counter", "result", "Spans of recorded traces: sent, rejected (by a receiver that accepted others of the same request), failed (the receiver refused the request or could not be reached for a minute), dropped (8,192 spans or 8 MiB were waiting).";
     SPANS_WAITING = "plimsoll_trace_spans_waiting", "gauge", "", "Spans that wait or are being sent.";
@@ -171,6 +178,8 @@ pub(crate) struct Figures<'a> {
     pub(crate) db_queries: u64,
     pub(crate) db_connections: u64,
     pub(crate) database: Report,
+    /// `None`: usage is not recorded.
+    pub(crate) usage: Option<usage::Figures>,
     pub(crate) log_dropped: u64,
     pub(crate) traces: TraceCounts,
     pub(crate) cpu_seconds: f64,
@@ -228,6 +237,9 @@ impl Figures<'_> {
         page.one(REGISTRY_SEQUENCE, self.database.sequence);
         page.one(REGISTRY_FROM_DISK, u8::from(self.database.from_disk));
         page.one(SNAPSHOT_FAILED, u8::from(!self.database.snapshot_error.is_empty()));
+        if let Some(usage) = &self.usage {
+            page.usage(usage);
+        }
         page.one(LOG_DROPPED, self.log_dropped);
         page.traces(&self.traces);
         page.head(BUILD);
@@ -349,6 +361,20 @@ impl Page {
             self.sample(SPANS, "", &[("result", result)], count);
         }
         self.one(SPANS_WAITING, waiting);
+    }
+
+    fn usage(&mut self, usage: &usage::Figures) {
+        self.head(USAGE_FLUSHES);
+        let results =
+            [("written", usage.written), ("known", usage.known), ("failed", usage.failed)];
+        for (result, count) in results {
+            self.sample(USAGE_FLUSHES, "", &[("result", result)], count);
+        }
+        self.one(USAGE_SPOOLED, usage.spooled_bytes);
+        self.one(USAGE_HELD, usage.held_rows);
+        self.one(USAGE_SPOOL_FAILED, u8::from(!usage.spool_error.is_empty()));
+        self.one(USAGE_FOLDED, usage.folded);
+        self.one(USAGE_LOST, usage.lost);
     }
 
     fn rotation(&mut self, services: &[ServiceFigures]) {

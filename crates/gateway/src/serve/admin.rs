@@ -58,7 +58,7 @@ pub(super) async fn answer<'a>(
         Err(refusal) => return Ok(*refusal),
     };
     let methods: &[&str] = match below {
-        "health" | "resources" | "keys" | "events/stream" | "openapi.json" => &["GET"],
+        "health" | "resources" | "usage" | "keys" | "events/stream" | "openapi.json" => &["GET"],
         "action" => &["POST"],
         "cache" => &["GET", "DELETE"],
         _ if below.strip_prefix("resource/").is_some_and(|id| !id.is_empty()) => &["GET"],
@@ -93,11 +93,18 @@ pub(super) async fn answer<'a>(
                     drop_cache(shared, view, &selection).await
                 }
                 Some(Err(why)) if below == "action" => error(400, why, DROP_FORM),
-                _ => passed_on(shared, method, below, query, body.bytes().to_vec()).await,
+                _ => {
+                    let accept = header(request, "accept").unwrap_or_default();
+                    let body = body.bytes().to_vec();
+                    let path = unescaped(below).into_owned();
+                    let query = pairs(query.unwrap_or_default());
+                    let asked = AdminRequest { method, path, query, body, accept };
+                    passed_on(shared, asked).await
+                }
             }
         }
     };
-    let is_kept = *method == "GET" && !matches!(below, "health" | "cache" | "keys");
+    let is_kept = *method == "GET" && !matches!(below, "health" | "cache" | "keys" | "usage");
     if answer.status == 200 && is_kept {
         tag(&mut answer, header(request, "if-none-match").as_deref());
     } else {
@@ -181,28 +188,26 @@ async fn drop_cache<'a>(shared: &Shared, state: &State, selection: &Selection) -
 }
 
 /// Asks the program that runs the gateway.
-async fn passed_on<'a>(
-    shared: &Shared,
-    method: &'static str,
-    below: &str,
-    query: Option<&str>,
-    body: Vec<u8>,
-) -> Answer<'a> {
+async fn passed_on<'a>(shared: &Shared, asked: AdminRequest) -> Answer<'a> {
     let Some(admin) = &shared.host.admin else {
         return error(404, "this program has no registry", "");
     };
+    match tokio::time::timeout(ANSWER_MAX, admin(asked)).await {
+        Ok(Ok(AdminAnswer { status, media_type, body })) => {
+            Answer::new(status, media_type.as_bytes(), body)
+        }
+        _ => error(503, "the registry is busy", "try again; list the entries before a change"),
+    }
+}
+
+/// The parameters of a query, decoded.
+fn pairs(query: &str) -> Vec<(String, String)> {
     let plain = |text: &str| unescaped(&text.replace('+', " ")).into_owned();
     let pair = |pair: &str| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         (plain(key), plain(value))
     };
-    let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
-    let path = unescaped(below).into_owned();
-    let asked = admin(AdminRequest { method, path, query: pairs.map(pair).collect(), body });
-    match tokio::time::timeout(ANSWER_MAX, asked).await {
-        Ok(Ok(AdminAnswer { status, body })) => Answer::new(status, JSON, body),
-        _ => error(503, "the registry is busy", "try again; list the entries before a change"),
-    }
+    query.split('&').filter(|pair| !pair.is_empty()).map(pair).collect()
 }
 
 /// The state of the process.

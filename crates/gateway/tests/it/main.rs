@@ -19,6 +19,7 @@ mod identity;
 mod lifecycle;
 mod long_bodies;
 mod memory;
+mod metering;
 mod relay;
 mod resilience;
 mod rest;

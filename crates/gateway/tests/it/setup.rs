@@ -30,6 +30,7 @@ pub(crate) fn host() -> Host {
     Host {
         process: Arc::new(Process::default),
         database: Arc::default(),
+        usage: None,
         admin: None,
         resolve: None,
         wall_clock: None,

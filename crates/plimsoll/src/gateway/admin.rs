@@ -4,6 +4,7 @@
 //! delays other changes, and nothing else.
 
 pub(super) mod client;
+mod usage;
 pub(super) mod wire;
 
 use super::access::{self, change_words, load_words};
@@ -57,6 +58,16 @@ struct Refusal {
     hint: String,
 }
 
+impl Refusal {
+    fn answer(self) -> AdminAnswer {
+        let mut error = json!({ "message": self.message });
+        if !self.hint.is_empty() {
+            error["hint"] = self.hint.into();
+        }
+        document(self.status, &json!({ "error": error }))
+    }
+}
+
 fn refusal(status: u16, message: impl Into<String>, hint: impl Into<String>) -> Refusal {
     Refusal { status, message: message.into(), hint: hint.into() }
 }
@@ -65,19 +76,15 @@ async fn answered(editor: &mut Editor, request: &AdminRequest) -> AdminAnswer {
     let found = match request.path.as_str() {
         "resources" => resources(editor, request).await,
         "action" => action(editor, request).await,
+        "usage" => return usage::answer(editor, request).await,
         path => resource(editor, path.strip_prefix("resource/").unwrap_or(path), request).await,
     };
-    let (status, value) = found.map_or_else(
-        |Refusal { status, message, hint }| {
-            let mut error = json!({ "message": message });
-            if !hint.is_empty() {
-                error["hint"] = hint.into();
-            }
-            (status, json!({ "error": error }))
-        },
-        |value| (200, value),
-    );
-    AdminAnswer { status, body: format!("{value}\n").into_bytes() }
+    found.map_or_else(Refusal::answer, |value| document(200, &value))
+}
+
+fn document(status: u16, value: &Value) -> AdminAnswer {
+    let body = format!("{value}\n").into_bytes();
+    AdminAnswer { status, media_type: "application/json", body }
 }
 
 /// The parameters of a query that have these names; each at most once.

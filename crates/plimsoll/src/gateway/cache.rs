@@ -180,7 +180,7 @@ fn message_of(body: &str) -> Option<String> {
 }
 
 /// A value of a query.
-fn escaped(value: &str) -> String {
+pub(super) fn escaped(value: &str) -> String {
     let mut out = String::with_capacity(value.len());
     for byte in value.bytes() {
         match byte {

@@ -8,6 +8,7 @@ use super::cache::CacheArgs;
 use super::import;
 use super::keys::KeyArgs;
 use super::listing::{self, Format};
+use super::usage::UsageArgs;
 use crate::{put, tell, usage_error};
 use clap::{Args, Subcommand};
 use plimsoll_registry::config::Inputs;
@@ -46,6 +47,8 @@ entry is not valid, all that is wrong is listed and nothing is added.")]
     Token,
     /// Show or empty the cache of a running gateway
     Cache(CacheArgs),
+    /// Show what customers have used, and what that costs
+    Usage(UsageArgs),
 }
 
 #[derive(Args)]
@@ -204,6 +207,7 @@ pub(super) fn run(
         }
         Command::Cache(args) => return super::cache::run(args, &inputs, admin),
         Command::Key(args) => (FormatArgs { format: Format::Table }, Task::Key(args)),
+        Command::Usage(args) => return super::usage::run(&args, inputs, admin),
         Command::Service(ServiceArgs { verb, format }) => (
             format,
             match verb {

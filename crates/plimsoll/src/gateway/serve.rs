@@ -16,9 +16,10 @@ use crate::{tell, usage_error};
 use anyhow::Context;
 use plimsoll_gateway::{Definitions, Drained, Gateway, Host, Process, Settings, StartError};
 use plimsoll_registry::config::{Config, Inputs, instance_name};
-use plimsoll_registry::settings::Limits;
+use plimsoll_registry::settings::{Limits, UsageSettings};
 use plimsoll_registry::sources::{LoadError, Sources};
 use plimsoll_registry::store::StoreErrorKind;
+use plimsoll_registry::usage::{Inbox, Recorder};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,6 +28,9 @@ use tokio::sync::mpsc;
 
 /// How long shutdown waits for the database to close. Acknowledged changes are durable without it.
 const CLOSE_MAX: Duration = Duration::from_secs(1);
+
+/// How long shutdown waits for the database to take what was counted last.
+const RECORD_MAX: Duration = Duration::from_secs(2);
 
 /// Serves until a signal to stop.
 pub(super) fn run(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<ExitCode> {
@@ -69,7 +73,13 @@ async fn serve(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<ExitCode> {
     let messages = Messages::start(prefix)?;
     // Before the gateway starts: its first messages must not be lost.
     messages.capture_tracing();
-    let started = Gateway::start(config.settings.clone(), &definitions, host(&sources)?);
+    let recorder = record(&sources, &config.settings.usage).await?;
+    if recorder.is_none() && args.port_offset == 0 {
+        tracing::info!("usage is only counted in /metrics, because there is no database");
+    }
+    let inbox = recorder.as_ref().map(|recorder| recorder.inbox().clone());
+    let host = host(&sources, inbox.clone())?;
+    let started = Gateway::start(config.settings.clone(), &definitions, host);
     let gateway = Arc::new(started.map_err(|error| not_started(&error))?);
     if name_by_port(&mut config.settings, &gateway) {
         gateway.apply(config.settings.clone(), &definitions)?;
@@ -78,7 +88,7 @@ async fn serve(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<ExitCode> {
     let is_simulated = simulated.serves();
     // Before the announcement: from then on, every change of a file is noticed.
     let (serving, began_with) = (gateway.clone(), (config.clone(), definitions.clone()));
-    let watcher = Watcher::new(serving, sources, simulated, began_with.0, began_with.1);
+    let watcher = Watcher::new(serving, sources, simulated, inbox, began_with);
     announce(args, &config, &definitions, &gateway, database.as_deref(), is_simulated)?;
     let (reloads, reload_requests) = mpsc::unbounded_channel();
     let closed = watcher.start(reload_requests)?;
@@ -93,11 +103,15 @@ async fn serve(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    drop(reloads);
     if !args.supervised {
         tracing::info!("stopping: finishing calls in flight; signal again to stop at once");
     }
     let drained = drain(gateway, signals).await?;
+    if let Some(recorder) = recorder {
+        finish_recording(recorder).await;
+    }
+    // The watcher closes the database.
+    drop(reloads);
     let _ = tokio::time::timeout(CLOSE_MAX, closed).await;
     tracing::info!("{}", stopped(&drained));
     messages.finish();
@@ -153,7 +167,26 @@ pub(super) fn name_by_port(settings: &mut Settings, gateway: &Gateway) -> bool {
     unnamed
 }
 
-fn host(sources: &Sources) -> anyhow::Result<Host> {
+/// Starts to record usage, if there is a database.
+async fn record(sources: &Sources, settings: &UsageSettings) -> anyhow::Result<Option<Recorder>> {
+    let opened = sources.usage_store().await;
+    let opened = opened.map_err(|error| usage_error(error.to_string(), error.hint()))?;
+    let Some((store, folder)) = opened else { return Ok(None) };
+    Ok(Some(Recorder::start(store, &folder, settings.spool, settings.keep)?))
+}
+
+/// Delivers what was counted last; what the database does not take in time waits on disk for the next start.
+async fn finish_recording(recorder: Recorder) {
+    let lost = recorder.finish(RECORD_MAX).await;
+    if lost > 0 {
+        let rows = counted(lost, "row");
+        tracing::error!(
+            "{rows} of usage could be written neither to the database nor to disk, and are lost"
+        );
+    }
+}
+
+fn host(sources: &Sources, usage: Option<Arc<Inbox>>) -> anyhow::Result<Host> {
     Ok(Host {
         process: Arc::new(|| {
             let process = plimsoll_host::process();
@@ -164,6 +197,7 @@ fn host(sources: &Sources) -> anyhow::Result<Host> {
             }
         }),
         database: sources.status().clone(),
+        usage,
         admin: Some(admin::start(sources.editor())?),
         resolve: None,
         wall_clock: None,

@@ -10,6 +10,7 @@ use plimsoll_gateway::{Definitions, Gateway};
 use plimsoll_measure::{Clock, Nanos};
 use plimsoll_registry::config::{Config, fixed_differences, reloaded_differences};
 use plimsoll_registry::sources::Sources;
+use plimsoll_registry::usage::Inbox;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -41,19 +42,23 @@ pub(super) struct Watcher {
     last_error: String,
     /// Why the snapshot of the database cannot be written, as last reported; empty if it can.
     snapshot_error: String,
+    /// What is recorded of usage, if it is.
+    usage: Option<Arc<Inbox>>,
+    /// Why usage cannot be written to disk, and to the database, as last reported; empty if it can.
+    usage_errors: [String; 2],
     /// The current trouble of the access log, and when it was last reported.
     access_log_trouble: Option<(String, Nanos)>,
     clock: Clock,
 }
 
 impl Watcher {
-    /// A watcher for a gateway that was started with `config` and `definitions`.
+    /// A watcher for a gateway that was started with this configuration and these definitions.
     pub(super) fn new(
         gateway: Arc<Gateway>,
         sources: Sources,
         simulated: Simulated,
-        config: Config,
-        definitions: Definitions,
+        usage: Option<Arc<Inbox>>,
+        (config, definitions): (Config, Definitions),
     ) -> Watcher {
         Watcher {
             certificate: gateway.certificate_contents(),
@@ -68,6 +73,8 @@ impl Watcher {
             is_trust_rejected: false,
             last_error: String::new(),
             snapshot_error: String::new(),
+            usage,
+            usage_errors: Default::default(),
             access_log_trouble: None,
             clock: Clock::start(),
         }
@@ -125,6 +132,7 @@ impl Watcher {
             Err(error) => self.report_error(&error.to_string()),
         }
         self.check_snapshot();
+        self.check_usage();
         // Rejected certificates are retried when the sources or their files change.
         let changed = self.gateway.is_trust_changed();
         if changed != self.is_trust_rejected {
@@ -197,6 +205,38 @@ impl Watcher {
             );
         }
         self.snapshot_error = why;
+    }
+
+    /// Reports what happens to usage that cannot be written. That the database cannot be reached is
+    /// reported by [`Watcher::poll`].
+    fn check_usage(&mut self) {
+        let Some(inbox) = &self.usage else { return };
+        for note in inbox.take_notes() {
+            tracing::error!("{note}");
+        }
+        let figures = inbox.figures();
+        let store_error = if figures.is_unreachable { String::new() } else { figures.store_error };
+        let [spool_before, store_before] = &self.usage_errors;
+        match (figures.spool_error.as_str(), spool_before.as_str()) {
+            ("", "") => {}
+            ("", _) => tracing::info!("usage is written to disk again"),
+            (why, before) if why == before => {}
+            (why, _) => tracing::error!(
+                "usage cannot be written to disk, and waits in memory for the database: {why}; free \
+                 space, or set state_dir to a folder that can be written"
+            ),
+        }
+        match (store_error.as_str(), store_before.as_str()) {
+            ("", "") => {}
+            ("", _) => tracing::info!("usage is written to the database again"),
+            (why, before) if why == before => {}
+            (why, _) => {
+                tracing::error!(
+                    "usage cannot be written to the database, and waits on disk: {why}"
+                );
+            }
+        }
+        self.usage_errors = [figures.spool_error, store_error];
     }
 
     /// Reports when lines of the access log do not go where they should, and when they do again.

@@ -50,6 +50,7 @@ mod tls;
 mod traces;
 mod truth;
 mod upstreams;
+mod usage;
 mod vegeta;
 mod vegeta_attack;
 mod vegeta_input;

@@ -179,8 +179,14 @@ fn gateway(upstreams: Vec<Upstream>, endpoints: Vec<Endpoint>) -> Gateway {
     let services = model::Service::built_in().into_iter().map(quiet).collect();
     let definitions = Definitions { services, upstreams, endpoints };
     let process = Arc::new(Default::default);
-    let host =
-        Host { process, database: Arc::default(), admin: None, resolve: None, wall_clock: None };
+    let host = Host {
+        process,
+        database: Arc::default(),
+        usage: None,
+        admin: None,
+        resolve: None,
+        wall_clock: None,
+    };
     Gateway::start(settings, &definitions, host).unwrap()
 }
 

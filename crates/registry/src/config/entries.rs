@@ -22,6 +22,7 @@ use crate::model::{
 };
 use crate::settings::{Faces, Listener};
 use crate::store::EntryKind;
+use crate::usage::money::{PARAMETER_MAX, Price};
 use by_method::read_compute_units;
 pub(super) use resilience::show_hedge;
 use resilience::{read_agree, read_resilience};
@@ -299,6 +300,8 @@ pub(crate) fn read_service(table: &Table<'_>) -> Option<ParsedEntry<Service>> {
     let block_time = block_time.map(Nanos::from);
     let (cache, prefetch) = super::cache::of_service(table, block_time);
     let compute_units = read_compute_units(table);
+    let price = table.field("price").and_then(|field| field.parse(Price::parse));
+    let cupr = table.field("cupr").and_then(|field| field.integer(1, PARAMETER_MAX));
     let (id, place) = id?;
     let service = Service {
         chain_id,
@@ -315,6 +318,8 @@ pub(crate) fn read_service(table: &Table<'_>) -> Option<ParsedEntry<Service>> {
         cache,
         prefetch,
         compute_units: compute_units.unwrap_or_default(),
+        price,
+        cupr,
         ..Service::named(id.clone())
     };
     Some(ParsedEntry { id, place, service: None, item: Some(service) })

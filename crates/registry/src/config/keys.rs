@@ -12,8 +12,9 @@ use super::fields::{
     list, log_file, pass_headers, path, set, size, span, time, trusted_proxies,
 };
 use super::show::show_headers;
-use super::{Config, Draft, cache, traces};
+use super::{Config, Draft, cache, traces, usage};
 use crate::settings::Cors;
+use crate::usage::money::{Money, Price};
 
 /// Maximum number of worker threads; each has its own runtime.
 const WORKERS_MAX: u64 = 256;
@@ -123,7 +124,7 @@ impl Key {
 }
 
 /// Every key, in the order of printing: top-level keys first.
-pub static KEYS: [Key; 49] = [
+pub static KEYS: [Key; 56] = [
     Key::new(
         "listen",
         Form::List,
@@ -498,10 +499,60 @@ pub static KEYS: [Key; 49] = [
         |config| Some(span(config.settings.cache.times.young)),
     )
     .reloads(),
+    Key::new(
+        "usage.keep",
+        Form::Text,
+        |field, draft| set(&mut draft.config.settings.usage.keep, usage::keep(field)),
+        |config| Some(span(config.settings.usage.keep)),
+    ),
+    Key::new(
+        "usage.spool",
+        Form::Text,
+        |field, draft| {
+            let size = size(field, usage::SPOOL_MIN, u64::MAX >> 1);
+            set(&mut draft.config.settings.usage.spool, size);
+        },
+        |config| Some(quote(&show_size(config.settings.usage.spool))),
+    ),
+    Key::new(
+        "usage.price",
+        Form::Text,
+        |field, draft| draft.config.settings.usage.price = field.parse(Price::parse),
+        |config| config.settings.usage.price.as_ref().map(|price| quote(&price.to_string())),
+    )
+    .reloads(),
+    Key::new(
+        "network.cupr",
+        Form::Number,
+        |field, draft| draft.config.settings.usage.network.cupr = usage::parameter(field),
+        |config| config.settings.usage.network.cupr.map(|number| number.to_string()),
+    )
+    .reloads(),
+    Key::new(
+        "network.cuttm",
+        Form::Number,
+        |field, draft| draft.config.settings.usage.network.cuttm = usage::parameter(field),
+        |config| config.settings.usage.network.cuttm.map(|number| number.to_string()),
+    )
+    .reloads(),
+    Key::new(
+        "network.cucg",
+        Form::Number,
+        |field, draft| draft.config.settings.usage.network.cucg = usage::parameter(field),
+        |config| config.settings.usage.network.cucg.map(|number| number.to_string()),
+    )
+    .reloads(),
+    Key::new(
+        "network.pokt",
+        Form::Text,
+        |field, draft| draft.config.settings.usage.network.pokt = field.parse(Money::parse),
+        |config| config.settings.usage.network.pokt.as_ref().map(|money| quote(&money.to_string())),
+    )
+    .reloads(),
 ];
 
 /// The tables that contain keys.
-const TABLES: [&str; 5] = ["tls", "access_log", "traces", "limits", "cache"];
+const TABLES: [&str; 7] = ["tls", "access_log", "traces", "limits", "cache", "usage", "network"];
 
 /// The keys that differ between two configurations and need a restart.
 pub fn fixed_differences(running: &Config, read: &Config) -> Vec<&'static str> {

@@ -137,6 +137,8 @@ pub fn show_service(service: &Service) -> String {
         lines.line("cache", format!("{{ {} }}", cache.join(", ")));
     }
     lines.line("compute_units", show_by_method(&service.compute_units));
+    lines.maybe("price", service.price.as_ref(), |price| quote(&price.to_string()));
+    lines.maybe("cupr", service.cupr, |cupr| cupr.to_string());
     lines.0
 }
 

@@ -350,6 +350,19 @@ fn invalid_entries() {
     check(&service("send = \"both\""), &["\"send\""]);
     check(&service("agree = 0"), &["\"agree\" must be from 1 to 9"]);
     check(&service("agree = { \"eth_*x\" = 2 }"), &["\"eth_*x\" is not a method pattern"]);
+    let unit = "such as \"0.30 USD per million compute units\"";
+    check(&service("price = \"0.30\""), &["\"0.30\" has no currency", unit]);
+    check(&service("price = \"0.30 USD\""), &["\"0.30 USD\" has no unit", unit]);
+    check(&service("cupr = 0"), &["\"cupr\" must be from 1 to"]);
+    check("[usage]\nprice = \"5 USD per call\"\n", &["2:9", "has the unit \"per call\"", unit]);
+    check("[usage]\nkeep = \"24h\"\n", &["\"keep\" must be at least \"768h\""]);
+    check("[usage]\nspool = \"1KiB\"\n", &["must be from 1MiB to"]);
+    check("[network]\ncuttm = 1\n", &["2:9: \"network.cucg\" is missing", "CUPR × CUTTM ÷ CUCG"]);
+    check("[network]\npokt = \"0.007\"\n", &["\"0.007\" has no currency"]);
+    check(
+        "[usage]\nprice = \"1 EUR per compute unit\"\n[network]\npokt = \"0.007 USD\"\n",
+        &["4:8: the price of a POKT is in USD, and usage.price is in EUR"],
+    );
     check(&service("compute_units = -1"), &["\"compute_units\""]);
     check(&service("compute_units = { eth_call = 1000001 }"), &["must be from 0 to 1000000"]);
     check(&service("compute_units = { \"e*l\" = 2 }"), &["\"e*l\" is not a method pattern"]);

@@ -14,6 +14,7 @@ use super::listing::Lister;
 use super::{ChangeError, Definitions, Listing, LoadError, Outcome, Request, Selection, join};
 use crate::config::{Config, Database, Inputs};
 use crate::store::{Applied, Entries, EntryKind, Status, Store, StoreError, StoreErrorKind};
+use crate::usage::{Counts, Subject, UsageQuery};
 
 /// Reads and changes entries.
 #[derive(Clone, Debug)]
@@ -142,6 +143,21 @@ impl Editor {
         let definitions =
             join::join(&config, &entries.entries, &self.inputs.variables, self.shown())?;
         Ok((config, definitions))
+    }
+
+    /// The sums that a question asks for ([`Store::usage`]); none if there is no database.
+    ///
+    /// # Errors
+    /// If the database cannot be used.
+    pub async fn usage(
+        &mut self,
+        query: &UsageQuery,
+    ) -> Result<Vec<(Subject, Counts)>, StoreError> {
+        match self.open(false).await {
+            Ok(Some(store)) => store.usage(query).await,
+            Ok(None) | Err(StoreError { kind: StoreErrorKind::Missing, .. }) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
     }
 
     /// The variables of `${NAME}`.

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+mod usage;
+
 use super::*;
 
 /// An endpoint of `eth`.
@@ -72,6 +74,7 @@ pub(super) async fn conforms(url: &str) {
     assert_eq!(status.queries() - before, 1, "one statement if nothing is new");
     writers_wait_for_each_other(url).await;
     the_log_of_changes_is_bounded(&store).await;
+    usage::conforms(&store, url).await;
 }
 
 async fn changes_are_applied(store: &Store) {

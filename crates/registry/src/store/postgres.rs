@@ -23,6 +23,7 @@ mod listener;
 #[cfg(test)]
 mod server;
 mod session;
+mod usage;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +43,10 @@ const CONNECT_MAX: Duration = Duration::from_secs(3);
 
 /// How long to wait for the answers of one operation. They take milliseconds.
 const STATEMENT_MAX: Duration = Duration::from_secs(3);
+
+/// The same for a question about usage, which may have to read millions of rows, and for removing old
+/// ones. Others that need the connection wait for it. The server gives up a second later.
+const QUERY_MAX: Duration = Duration::from_secs(9);
 
 /// Added to that for each change of several.
 const CHANGE_MAX: Duration = Duration::from_millis(20);

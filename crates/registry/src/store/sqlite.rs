@@ -21,6 +21,8 @@
 //! Before each use the path is compared with the file that was opened. Another file in its place is
 //! opened, as a new session; if there is none, that is an error, and the file is not created again.
 
+mod usage;
+
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -77,6 +79,7 @@ const MIGRATIONS: [&[&str]; SCHEMA as usize] = [
         ) WITHOUT ROWID",
         "PRAGMA user_version = 2",
     ],
+    &usage::TABLES,
 ];
 
 /// The path in an SQLite database's URL.

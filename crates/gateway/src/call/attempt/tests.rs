@@ -134,6 +134,7 @@ fn worker(upstreams: &[SocketAddr], keeper: &Keeper) -> (Rc<Worker>, Arc<Service
     let host = Host {
         process: Arc::new(Process::default),
         database: Arc::default(),
+        usage: None,
         admin: None,
         resolve: None,
         wall_clock: None,

@@ -19,6 +19,7 @@ use super::super::routing::{Admitted, Picked, Tried};
 use super::super::target::Target;
 use super::{Dispatched, Ended, Fallback, behind, denied, is_missing, is_retryable};
 use crate::error::{Error, ErrorKind};
+use crate::meter::Kind;
 use crate::observe::stats::{Extra, RelayOutcome};
 use crate::protocol::Category;
 use crate::transport::timer::Late;
@@ -178,8 +179,11 @@ impl<'r, 'a> Race<'r, 'a> {
 
     /// Makes an attempt that was given a slot.
     fn admitted(&mut self, extra: Extra, admitted: Admitted<'a>, summary: &mut Summary<'a>) {
-        let counts = self.target.service.calls.of(self.target.worker.local.number);
-        counts.extra[extra as usize].add(1);
+        let local = &self.target.worker.local;
+        self.target.service.calls.of(local.number).extra[extra as usize].add(1);
+        if extra == Extra::Hedge {
+            local.meter.hedge(self.target.account, Kind::Call(self.dispatched.method));
+        }
         self.tried.add(admitted.0.route);
         self.begin(admitted, self.reuse, extra == Extra::Hedge, extra, summary);
     }

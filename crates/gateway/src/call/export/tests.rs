@@ -120,6 +120,7 @@ fn with<F: Future<Output = ()>>(
         let host = Host {
             process: Arc::new(Process::default),
             database: Arc::default(),
+            usage: None,
             admin: None,
             resolve: None,
             wall_clock: None,

@@ -1,6 +1,7 @@
 //! A client of the admin API, over HTTP or HTTPS. It follows no redirect, so that the token goes only to
 //! the gateway that was named.
 
+use super::super::cache::escaped;
 use super::super::listing::Shown;
 use super::wire;
 use crate::usage_error;
@@ -104,6 +105,32 @@ impl Client {
             }
         }
         Ok(all)
+    }
+
+    /// Asks what was used; returns all pages as one.
+    pub(crate) async fn usage(&mut self, asked: &[(&str, &str)]) -> anyhow::Result<Value> {
+        let mut whole = Value::Null;
+        let asked: String =
+            asked.iter().map(|(name, value)| format!("&{name}={}", escaped(value))).collect();
+        for page in 1.. {
+            let path = format!("usage?per_page={PER_PAGE}&page={page}{asked}");
+            let mut value = self.ask("GET", &path, Vec::new()).await?;
+            let rows = value["usage"].take();
+            let is_last = value["pages"].as_u64().is_none_or(|pages| page >= pages);
+            match whole["usage"].as_array_mut() {
+                None => {
+                    whole = value;
+                    whole["usage"] = rows;
+                }
+                Some(all) => all.extend(rows.as_array().into_iter().flatten().cloned()),
+            }
+            if is_last {
+                break;
+            }
+        }
+        (whole["page"], whole["pages"]) = (1.into(), 1.into());
+        whole["per_page"] = whole["rows"].clone();
+        Ok(whole)
     }
 
     /// Makes changes; returns the answer.

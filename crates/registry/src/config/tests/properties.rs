@@ -13,9 +13,10 @@ use crate::model::{
     Concurrency, Endpoint, Prefetch, Resilience, Sending, ServiceTimes, Spread,
 };
 use crate::settings::{
-    AccessLog, CacheSettings, Cors, Faces, Limits, Listener, Network, TimesToLive, TraceEndpoint,
-    TraceSettings,
+    AccessLog, CacheSettings, Cors, Faces, Limits, Listener, Network, NetworkCost, TimesToLive,
+    TraceEndpoint, TraceSettings, UsageSettings,
 };
+use crate::usage::money::{Money, PARAMETER_MAX, Price};
 use plimsoll_measure::{Nanos, WallClock};
 use plimsoll_rpc::method::NAMES;
 
@@ -48,6 +49,7 @@ fn service() -> impl Strategy<Value = Service> {
         any::<[Option<u32>; 4]>(),
         vec(prefetch(), 0..3),
         by_method(0..=COMPUTE_UNITS_MAX),
+        (option::of(price()), option::of(1..=PARAMETER_MAX)),
     );
     (id(), number(), option::of(span()), number(), 0usize..3, span(), flags, several).prop_map(
         |(id, chain_id, block_time, sync_allowance, spread, timeout, flags, several)| Service {
@@ -66,6 +68,8 @@ fn service() -> impl Strategy<Value = Service> {
             cache: times(block_time, several.4),
             prefetch: several.5,
             compute_units: several.6,
+            price: several.7.0,
+            cupr: several.7.1,
         },
     )
 }
@@ -83,6 +87,35 @@ fn times(block_time: Option<Nanos>, times: [Option<u32>; 4]) -> ServiceTimes {
     let young = young.map(|young| young.min(TimesToLive::young_max(block_time)));
     let finalized = finalized.map(|time| time.max(young.unwrap_or_default()));
     ServiceTimes { fixed, immutable, finalized, young }
+}
+
+fn price() -> impl Strategy<Value = Price> {
+    let unit = "(compute unit|(thousand|million|billion) compute units)";
+    (money(), unit).prop_map(|(money, unit)| Price::parse(&format!("{money} per {unit}")).unwrap())
+}
+
+fn money() -> impl Strategy<Value = Money> {
+    "(0|[1-9][0-9]{0,8})(\\.[0-9]{1,9})? [A-Z]{3}".prop_map(|text| Money::parse(&text).unwrap())
+}
+
+fn usage() -> impl Strategy<Value = UsageSettings> {
+    let parameter = || option::of(1..=PARAMETER_MAX);
+    let own = || 1..=PARAMETER_MAX;
+    let network = (parameter(), option::of((own(), own())), option::of(money()));
+    (32u64 * 86_400..1 << 28, 1u64 << 20..1 << 40, option::of(price()), network).prop_map(
+        |(keep, spool, price, (cupr, multiplier, pokt))| UsageSettings {
+            keep: Nanos::from_secs(keep),
+            spool,
+            network: NetworkCost {
+                cupr,
+                cuttm: multiplier.map(|(cuttm, _)| cuttm),
+                cucg: multiplier.map(|(_, cucg)| cucg),
+                // In the currency of the price.
+                pokt: price.as_ref().map_or(pokt, |price| Some(price.money.clone())),
+            },
+            price,
+        },
+    )
 }
 
 fn agree() -> impl Strategy<Value = Agree> {
@@ -257,7 +290,7 @@ fn settings() -> impl Strategy<Value = Settings> {
         sample: f64::from(share) / 10.0 / 100.0,
         file: file.then(|| "/tmp/${x}\".log".into()),
     });
-    let times = (span(), cache(), traces());
+    let times = (span(), cache(), traces(), usage());
     (passed, "[!-~]{1,9}", 1usize..=256, limits(), networks, any::<bool>(), cors, log, times)
         .prop_map(
             |(
@@ -269,7 +302,7 @@ fn settings() -> impl Strategy<Value = Settings> {
                 reveal,
                 cors,
                 access_log,
-                (drain, cache, traces),
+                (drain, cache, traces, usage),
             )| {
                 Settings {
                     admin_tokens: vec![[0x5a; 32], [0x0f; 32]],
@@ -286,6 +319,7 @@ fn settings() -> impl Strategy<Value = Settings> {
                     traces,
                     gzip: reveal,
                     cache,
+                    usage,
                     idle_close: drain,
                     drain,
                 }

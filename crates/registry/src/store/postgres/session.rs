@@ -11,7 +11,7 @@ use super::super::status::{OpenConnection, Status};
 use super::super::{
     Applied, Change, ChangedEntry, Entry, EntryKind, Fresh, LOG_MAX, SCHEMA, StoreErrorKind,
 };
-use super::CHANNEL;
+use super::{CHANNEL, usage};
 
 /// On the server: after this time it gives up a statement that nobody waits for any more, and a
 /// transaction whose process has stopped, which would block all other changes.
@@ -47,6 +47,7 @@ const MIGRATIONS: [&[&str]; SCHEMA as usize] = [
             PRIMARY KEY (sequence, kind, id)
         )",
     ],
+    &usage::TABLES,
 ];
 
 type Result<T> = std::result::Result<T, Fault>;
@@ -297,7 +298,7 @@ async fn version(connection: &mut PgConnection, status: &Status) -> Result<i64> 
     Ok(found)
 }
 
-fn query(sql: &'static str, status: &Status) -> Query<'static, Dialect, PgArguments> {
+pub(super) fn query(sql: &'static str, status: &Status) -> Query<'static, Dialect, PgArguments> {
     status.count();
     sqlx::query(sql)
 }

@@ -45,8 +45,32 @@ fn gateways_may_create_the_same_tables_concurrently() {
         openers.into_iter().for_each(|opener| opener.join().unwrap());
         let database = url.rsplit('/').next().unwrap();
         let row = server.sql_in(database, "SELECT version, sequence FROM plimsoll_registry");
-        assert_eq!(row, "2|4", "one row, and every change");
+        assert_eq!(row, "3|4", "one row, and every change");
     }
+}
+
+/// Tables of version 2, which four gateways migrate at the same time.
+#[test]
+fn older_schemas_are_migrated() {
+    let server = Server::start();
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime().block_on(async {
+        let store = open(&server.url()).await.unwrap();
+        add(&store, endpoint("before")).await;
+    });
+    server.sql(
+        "DROP TABLE plimsoll_usage, plimsoll_usage_day, plimsoll_usage_writer; \
+         UPDATE plimsoll_registry SET version = 2",
+    );
+    let openers: Vec<_> = (0..4)
+        .map(|_| {
+            let url = server.url();
+            std::thread::spawn(move || runtime().block_on(async { open(&url).await.map(drop) }))
+        })
+        .collect();
+    openers.into_iter().for_each(|opener| opener.join().unwrap().unwrap());
+    assert_eq!(server.sql("SELECT version, sequence FROM plimsoll_registry"), "3|1");
+    assert_eq!(server.sql("SELECT count(*) FROM plimsoll_usage"), "0");
 }
 
 #[tokio::test]
@@ -54,18 +78,18 @@ async fn newer_schemas_are_rejected() {
     let server = Server::start();
     let store = open(&server.url()).await.unwrap();
     let mut known = store.load().await.unwrap();
-    server.sql("UPDATE plimsoll_registry SET version = 3");
+    server.sql("UPDATE plimsoll_registry SET version = 4");
     let is_newer = |error: &StoreError| {
-        assert!(matches!(error.kind, StoreErrorKind::Newer { found: 3, known: 2 }), "{error}");
+        assert!(matches!(error.kind, StoreErrorKind::Newer { found: 4, known: 3 }), "{error}");
         assert!(error.hint().contains("cannot be downgraded"));
     };
     is_newer(&store.refresh(&mut known).await.unwrap_err());
     is_newer(&open(&server.url()).await.unwrap_err());
-    assert_eq!(server.sql("SELECT version FROM plimsoll_registry"), "3", "left unchanged");
+    assert_eq!(server.sql("SELECT version FROM plimsoll_registry"), "4", "left unchanged");
     // A program that is open does not write to tables that it does not know.
-    server.sql("UPDATE plimsoll_registry SET version = 2");
-    let store = open(&server.url()).await.unwrap();
     server.sql("UPDATE plimsoll_registry SET version = 3");
+    let store = open(&server.url()).await.unwrap();
+    server.sql("UPDATE plimsoll_registry SET version = 4");
     let add = [Change::Add(endpoint("e"))];
     assert_eq!(store.apply(&add, 0).await.unwrap(), Applied::Moved);
 }

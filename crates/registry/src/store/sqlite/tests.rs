@@ -111,10 +111,10 @@ async fn foreign_and_newer_databases_are_rejected() {
     open(&folder.url()).await.unwrap().close().await;
     let options = SqliteConnectOptions::new().filename(folder.path());
     let mut newer = options.connect().await.unwrap();
-    sqlx::query("PRAGMA user_version = 3").execute(&mut newer).await.unwrap();
+    sqlx::query("PRAGMA user_version = 4").execute(&mut newer).await.unwrap();
     let error = open(&folder.url()).await.unwrap_err();
     assert!(
-        error.to_string().ends_with("its schema version is 3; this program supports version 2"),
+        error.to_string().ends_with("its schema version is 4; this program supports version 3"),
         "{error}"
     );
 }
