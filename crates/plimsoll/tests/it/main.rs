@@ -10,6 +10,7 @@ mod bad_input;
 mod browser;
 mod cache;
 mod clients;
+mod customers;
 mod demo;
 mod docs;
 mod doctor;

@@ -37,9 +37,14 @@ pub(crate) struct Replicas {
 impl Replicas {
     /// Starts them at the same time.
     pub(crate) fn start(count: usize, url: &str) -> Replicas {
+        Replicas::start_with(count, url, "")
+    }
+
+    /// The same, with further settings.
+    pub(crate) fn start_with(count: usize, url: &str, settings: &str) -> Replicas {
         let sim = eth();
         let upstream = format!(
-            "[[upstream]]\nid = \"node\"\nservice = \"eth\"\nurl = \"{}\"\n",
+            "{settings}[[upstream]]\nid = \"node\"\nservice = \"eth\"\nurl = \"{}\"\n",
             sim.url("eth")
         );
         let folders: Vec<Folder> = (0..count).map(|_| Folder::new()).collect();
@@ -158,12 +163,19 @@ pub(crate) struct Load(Child);
 
 impl Load {
     pub(crate) fn start(nginx: &Nginx, endpoint: &str) -> Load {
+        Load::start_with(nginx, endpoint, "X-Test: 1")
+    }
+
+    /// The same, with a header.
+    pub(crate) fn start_with(nginx: &Nginx, endpoint: &str, header: &str) -> Load {
         let url = format!("http://{}/api/gateway?endpoint={endpoint}", nginx.address);
         let body = crate::gateway::BLOCK_NUMBER;
         Load(start(&[
             "run",
             "--url",
             &url,
+            "--header",
+            header,
             "--method",
             "POST",
             "--body",
