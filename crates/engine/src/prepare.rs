@@ -321,8 +321,12 @@ impl Prepared {
 
     /// Starts the clock, which reaches zero after `lead`. `probe` reads the host each second.
     pub fn start(self, lead: Duration, probe: HostProbe) -> Running {
-        let clock = Clock::start_in(lead);
-        let started_at = WallClock { unix_ns: WallClock::now().unix_ns + lead.as_nanos() as u64 };
+        self.start_on(Clock::start_in(lead), probe)
+    }
+
+    /// Starts with a clock that will read zero in the future; see [`Prepared::start`].
+    pub fn start_on(self, clock: Clock, probe: HostProbe) -> Running {
+        let started_at = WallClock { unix_ns: WallClock::now().unix_ns + clock.until_start().0 };
         for gate in &self.gates {
             // If a thread died before the start, it has reported that.
             let _ = gate.send(clock);

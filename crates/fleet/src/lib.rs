@@ -10,12 +10,14 @@
 //! - `allow`: which targets an agent may be asked to send to
 //! - `unsent`: the arrivals of a lost agent
 //! - `join`: the seconds of all agents as the seconds of one run
+//! - [`nats`]: the log, the agents and the plans in NATS JetStream
 
 mod agent;
 mod allow;
 mod coordinator;
 mod join;
 mod message;
+pub mod nats;
 mod offset;
 #[cfg(test)]
 mod simulation;

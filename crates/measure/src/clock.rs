@@ -30,6 +30,11 @@ impl Clock {
         clock
     }
 
+    /// A clock that reads zero when this one reads `at`.
+    pub fn starting_at(&self, at: Nanos) -> Clock {
+        Clock { origin: self.origin + Duration::from_nanos(at.0) }
+    }
+
     /// Time since the start; zero before the start.
     #[allow(clippy::disallowed_methods)]
     #[inline]

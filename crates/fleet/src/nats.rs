@@ -1,0 +1,334 @@
+//! The bus between agents and coordinators: NATS JetStream.
+//!
+//! | what | where |
+//! |---|---|
+//! | the logs of all runs | stream `plimsoll_TENANT`, subjects `plimsoll.TENANT.run.RUN.order`, `….tick`, `….report.AGENT` |
+//! | agents | key-value bucket `plimsoll_TENANT_agents`, a key for each, which expires |
+//! | plans | object store `plimsoll_TENANT_plans`, an object for each run |
+//! | clocks | request and reply on `plimsoll.TENANT.clock.RUN` |
+//!
+//! One stream holds orders, ticks and reports, so that all of a run's messages have one order. Each writes to
+//! subjects of its own, which is what the server's permissions rest on (deploy/nats/). All names start with the
+//! tenant: whoever may not use a tenant's names sees nothing of it.
+//!
+//! # Layout
+//! - `log`: appends to the log until that is confirmed, and reads it without gaps
+//! - `presence`: agents announce themselves
+//! - `clock`: answers with this host's clock, and measures the offset of another's
+
+mod clock;
+mod log;
+mod presence;
+
+use crate::message::{Announcement, WireError, decode_announcement};
+use async_nats::jetstream::{self, kv, object_store, stream};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
+pub use clock::HostClock;
+use futures_util::StreamExt;
+pub use log::{LogReader, LogWriter, Written};
+pub use presence::{Presence, PresenceLost};
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::sync::mpsc;
+
+/// How long runs are kept: until then a coordinator may resume one, and an agent deliver what it recorded.
+const KEEP: Duration = Duration::from_secs(24 * 3600);
+/// At most this many bytes of all runs of a tenant are kept; beyond, new messages are refused until older ones
+/// expire, because a log without its beginning is worth nothing. A second of an agent has a few kilobytes.
+const STREAM_BYTES_MAX: i64 = 1 << 30;
+/// An agent that has not renewed its announcement for this long is gone.
+pub(crate) const PRESENCE_TTL: Duration = Duration::from_secs(10);
+/// A message stored twice within this time is stored once. Beyond, its number shows that it is a repetition.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+/// How long to wait for an answer of the server.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
+/// The largest plan, in bytes: more than a resolved plan may have.
+const PLAN_BYTES_MAX: usize = 256 << 20;
+
+/// How to reach NATS.
+#[derive(Clone, Default)]
+pub struct BusSettings {
+    /// `nats://host:4222` or `tls://host:4222`.
+    pub url: String,
+    /// User name.
+    pub user: Option<String>,
+    /// Its password.
+    pub password: Option<String>,
+    /// Trust these root certificates (PEM), and require TLS.
+    pub ca: Option<PathBuf>,
+    /// Whose fleet: part of all names.
+    pub tenant: String,
+    /// This process, for the server's list of connections.
+    pub name: String,
+}
+
+/// Why the bus cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct BusError {
+    /// What went wrong.
+    pub message: String,
+    /// How to fix it; may be empty.
+    pub hint: String,
+}
+
+fn error(message: impl Into<String>, hint: impl Into<String>) -> BusError {
+    BusError { message: message.into(), hint: hint.into() }
+}
+
+/// A connection to NATS; clones share it.
+#[derive(Clone)]
+pub struct Bus {
+    client: Client,
+    jetstream: jetstream::Context,
+    tenant: String,
+}
+
+/// Whether a text can be part of a subject: letters, digits, `-` and `_`, at most 64.
+pub fn is_name(text: &str) -> bool {
+    let valid = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    (1..=64).contains(&text.len()) && text.chars().all(valid)
+}
+
+impl Bus {
+    /// Connects, and creates what a tenant's fleet needs if it does not exist. What the connection reports
+    /// later goes to `events`.
+    ///
+    /// # Errors
+    /// NATS does not answer, refuses, or has no JetStream.
+    pub async fn connect(
+        settings: &BusSettings,
+        events: mpsc::UnboundedSender<String>,
+    ) -> Result<Bus, BusError> {
+        if !is_name(&settings.tenant) {
+            let message = format!("\"{}\" is not a valid tenant", settings.tenant);
+            return Err(error(message, "use at most 64 letters, digits, - and _"));
+        }
+        let mut options = ConnectOptions::new()
+            .name(&settings.name)
+            // Agents reconnect for as long as their run lasts.
+            .max_reconnects(None)
+            .reconnect_delay_callback(|attempts| {
+                Duration::from_millis(50 * attempts.min(20) as u64)
+            })
+            .ping_interval(Duration::from_secs(5))
+            .connection_timeout(Duration::from_secs(5))
+            .request_timeout(Some(ANSWER_MAX))
+            // Replies of one tenant's requests are not to be read by others.
+            .custom_inbox_prefix(format!("_INBOX_{}", settings.tenant))
+            .event_callback(move |event| {
+                let told = match event {
+                    Event::Disconnected => {
+                        Some("the connection to NATS is lost; reconnecting".into())
+                    }
+                    Event::Connected => Some("connected to NATS".into()),
+                    Event::ServerError(why) => Some(format!("NATS reports: {why}")),
+                    Event::SlowConsumer(_) => {
+                        Some("NATS reports that this process reads too slowly".into())
+                    }
+                    _ => None,
+                };
+                told.into_iter().for_each(|told| _ = events.send(told));
+                async {}
+            });
+        if let (Some(user), Some(password)) = (&settings.user, &settings.password) {
+            options = options.user_and_password(user.clone(), password.clone());
+        }
+        if let Some(ca) = &settings.ca {
+            options = options.add_root_certificates(ca.clone()).require_tls(true);
+        }
+        let shown = without_password(&settings.url);
+        let client =
+            options.connect(&settings.url).await.map_err(|why| connect_error(&why, &shown))?;
+        let mut jetstream = jetstream::new(client.clone());
+        jetstream.set_timeout(ANSWER_MAX);
+        let bus = Bus { client, jetstream, tenant: settings.tenant.clone() };
+        bus.create().await?;
+        Ok(bus)
+    }
+
+    async fn create(&self) -> Result<(), BusError> {
+        let name = self.stream_name();
+        let config = stream::Config {
+            name: name.clone(),
+            subjects: vec![format!("plimsoll.{}.run.>", self.tenant)],
+            max_age: KEEP,
+            max_bytes: STREAM_BYTES_MAX,
+            discard: stream::DiscardPolicy::New,
+            duplicate_window: DUPLICATE_WINDOW,
+            ..stream::Config::default()
+        };
+        if self.jetstream.get_stream(&name).await.is_err() {
+            self.jetstream.create_stream(config).await.map_err(|why| create_error(&name, &why))?;
+        }
+        let bucket = self.bucket("agents");
+        if self.jetstream.get_key_value(&bucket).await.is_err() {
+            let config = kv::Config {
+                bucket: bucket.clone(),
+                max_age: PRESENCE_TTL,
+                history: 1,
+                max_bytes: 64 << 20,
+                ..kv::Config::default()
+            };
+            let created = self.jetstream.create_key_value(config).await;
+            created.map_err(|why| create_error(&bucket, &why))?;
+        }
+        let bucket = self.bucket("plans");
+        if self.jetstream.get_object_store(&bucket).await.is_err() {
+            let config = object_store::Config {
+                bucket: bucket.clone(),
+                max_age: KEEP,
+                max_bytes: STREAM_BYTES_MAX,
+                ..object_store::Config::default()
+            };
+            let created = self.jetstream.create_object_store(config).await;
+            created.map_err(|why| create_error(&bucket, &why))?;
+        }
+        Ok(())
+    }
+
+    fn stream_name(&self) -> String {
+        format!("plimsoll_{}", self.tenant)
+    }
+
+    fn bucket(&self, of: &str) -> String {
+        format!("plimsoll_{}_{of}", self.tenant)
+    }
+
+    async fn store(&self, of: &str) -> Result<kv::Store, BusError> {
+        let bucket = self.bucket(of);
+        let store = self.jetstream.get_key_value(&bucket).await;
+        store.map_err(|why| error(format!("cannot open the bucket {bucket}: {why}"), NO_JETSTREAM))
+    }
+
+    /// The agents that are there, or what they wrote if that cannot be read.
+    ///
+    /// # Errors
+    /// NATS does not answer.
+    pub async fn agents(&self) -> Result<Vec<Result<Announcement, WireError>>, BusError> {
+        let store = self.store("agents").await?;
+        let unreadable =
+            |why: &dyn std::fmt::Display| error(format!("cannot list the agents: {why}"), "");
+        let mut keys = store.keys().await.map_err(|why| unreadable(&why))?;
+        let mut agents = Vec::new();
+        while let Some(key) = keys.next().await {
+            let key = key.map_err(|why| unreadable(&why))?;
+            // It may have expired meanwhile.
+            if let Some(bytes) = store.get(key).await.map_err(|why| unreadable(&why))? {
+                agents.push(decode_announcement(&bytes));
+            }
+        }
+        agents.sort_by_key(|agent| agent.as_ref().map(|own| own.name.clone()).unwrap_or_default());
+        Ok(agents)
+    }
+
+    /// Stores the plan of a run.
+    ///
+    /// # Errors
+    /// It could not be stored.
+    pub async fn put_plan(&self, run: &str, plan: &[u8]) -> Result<(), BusError> {
+        let failed = |why: &dyn std::fmt::Display| {
+            error(format!("cannot store the plan in NATS: {why}"), "")
+        };
+        let store = self.jetstream.get_object_store(self.bucket("plans")).await;
+        let store = store.map_err(|why| failed(&why))?;
+        store.put(run, &mut &plan[..]).await.map_err(|why| failed(&why)).map(drop)
+    }
+
+    /// Reads the plan of a run.
+    ///
+    /// # Errors
+    /// It is not there, or cannot be read.
+    pub async fn plan(&self, run: &str) -> Result<Vec<u8>, BusError> {
+        let hint = "runs are kept for a day; the name is printed when a run begins";
+        let failed = |why: &dyn std::fmt::Display| {
+            error(format!("cannot read the plan of the run {run}: {why}"), hint)
+        };
+        let store = self.jetstream.get_object_store(self.bucket("plans")).await;
+        let store = store.map_err(|why| failed(&why))?;
+        let mut object = store.get(run).await.map_err(|why| failed(&why))?;
+        if object.info().size > PLAN_BYTES_MAX {
+            return Err(failed(&format!(
+                "it has {} bytes; the maximum is {PLAN_BYTES_MAX}",
+                object.info().size
+            )));
+        }
+        let mut bytes = Vec::new();
+        object.read_to_end(&mut bytes).await.map_err(|why| failed(&why))?;
+        Ok(bytes)
+    }
+
+    /// Deletes the plan of a run that is over, with the secrets that it may contain.
+    ///
+    /// # Errors
+    /// It could not be deleted.
+    pub async fn delete_plan(&self, run: &str) -> Result<(), BusError> {
+        let failed = |why: &dyn std::fmt::Display| {
+            error(format!("cannot delete the plan in NATS: {why}"), "")
+        };
+        let store = self.jetstream.get_object_store(self.bucket("plans")).await;
+        let store = store.map_err(|why| failed(&why))?;
+        store.delete(run).await.map_err(|why| failed(&why))
+    }
+}
+
+const NO_JETSTREAM: &str = "start the server with JetStream: nats-server --jetstream";
+
+/// A URL without user and password.
+fn without_password(url: &str) -> String {
+    match (url.find("://"), url.rfind('@')) {
+        (Some(scheme), Some(at)) if at > scheme => {
+            format!("{}{}", &url[..scheme + 3], &url[at + 1..])
+        }
+        _ => url.into(),
+    }
+}
+
+fn connect_error(why: &async_nats::ConnectError, url: &str) -> BusError {
+    let refused = "give the user and the password: NATS_USER, NATS_PASSWORD";
+    match why.kind() {
+        ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+            error(format!("NATS at {url} refused the credentials"), refused)
+        }
+        ConnectErrorKind::ServerParse => error(
+            format!("\"{url}\" is not a valid address of NATS"),
+            "for example nats://10.0.0.5:4222",
+        ),
+        ConnectErrorKind::Tls => error(
+            format!("the TLS handshake with NATS at {url} failed: {}", causes(why)),
+            "give the server's CA with --nats-ca FILE",
+        ),
+        _ => error(
+            format!("cannot reach NATS at {url}: {}", causes(why)),
+            "check the address and that nats-server runs there with JetStream",
+        ),
+    }
+}
+
+fn create_error(name: &str, why: &dyn std::error::Error) -> BusError {
+    let causes = causes(why);
+    let hint = if causes.contains("imed out")
+        || causes.contains("JetStream not enabled")
+        || causes.contains("no responders")
+    {
+        format!("{NO_JETSTREAM}; with permissions, let a coordinator create it first")
+    } else {
+        "a coordinator, or a user with its permissions, must create it once".into()
+    };
+    error(format!("cannot open or create {name} in NATS: {causes}"), hint)
+}
+
+/// An error with its causes.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text += &format!(": {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
