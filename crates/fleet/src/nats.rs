@@ -25,7 +25,7 @@ use async_nats::jetstream::{self, kv, object_store, stream};
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
 pub use clock::HostClock;
 use futures_util::StreamExt;
-pub use log::{LogReader, LogWriter, Written};
+pub use log::{LogEvent, LogReader, LogWriter, Written};
 pub use presence::{Presence, PresenceLost};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -39,6 +39,8 @@ const KEEP: Duration = Duration::from_secs(24 * 3600);
 const STREAM_BYTES_MAX: i64 = 1 << 30;
 /// An agent that has not renewed its announcement for this long is gone.
 pub(crate) const PRESENCE_TTL: Duration = Duration::from_secs(10);
+/// All agents' announcements together.
+const PRESENCE_BYTES_MAX: i64 = 64 << 20;
 /// A message stored twice within this time is stored once. Beyond, its number shows that it is a repetition.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 /// How long to wait for an answer of the server.
@@ -164,14 +166,22 @@ impl Bus {
         }
         let bucket = self.bucket("agents");
         if self.jetstream.get_key_value(&bucket).await.is_err() {
-            let config = kv::Config {
-                bucket: bucket.clone(),
+            // As a bucket is laid out (ADR-8). Not with `create_key_value`, which asks for the account first, and
+            // cannot read the answer of servers before 2.10.
+            let config = stream::Config {
+                name: format!("KV_{bucket}"),
+                subjects: vec![format!("$KV.{bucket}.>")],
+                max_messages_per_subject: 1,
                 max_age: PRESENCE_TTL,
-                history: 1,
-                max_bytes: 64 << 20,
-                ..kv::Config::default()
+                max_bytes: PRESENCE_BYTES_MAX,
+                duplicate_window: PRESENCE_TTL,
+                discard: stream::DiscardPolicy::New,
+                allow_rollup: true,
+                deny_delete: true,
+                allow_direct: true,
+                ..stream::Config::default()
             };
-            let created = self.jetstream.create_key_value(config).await;
+            let created = self.jetstream.create_stream(config).await;
             created.map_err(|why| create_error(&bucket, &why))?;
         }
         let bucket = self.bucket("plans");

@@ -25,7 +25,7 @@ pub use edges::{Header, end_line};
 use host::HostLine;
 use load::{OriginLine, StreamLine};
 use messages::MessagesLine;
-pub use read::{ReadError, Reader, Reading, read};
+pub use read::{ReadError, Reader, Reading, read, second_of};
 use scrapes::ScrapeLine;
 use seal::seal;
 use serde::de::IgnoredAny;

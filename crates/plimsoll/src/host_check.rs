@@ -6,7 +6,7 @@ use plimsoll_engine::Settings;
 use plimsoll_host::doctor::{Observed, blocking, examine};
 use plimsoll_host::{Facts, Source};
 use plimsoll_measure::units::{counted, grouped};
-use plimsoll_plan::{Plan, Protocol};
+use plimsoll_plan::{Load, Part, Plan, Protocol, SHARDS, Stream};
 
 /// Lowers a connection limit that the plan leaves to its default to the local ports towards one
 /// destination: with more, connecting would fail instead of waiting. Returns a note about it.
@@ -50,6 +50,36 @@ pub(crate) fn check(plan: &Plan, mut settings: Settings) -> anyhow::Result<Setti
     settings.forced =
         found.iter().map(|check| format!("{} ({})", check.value, check.why)).collect();
     Ok(settings)
+}
+
+/// What prevents this host from carrying a part of a plan's load: each finding with its fix.
+pub(crate) fn blocking_part(plan: &Plan, part: &Part) -> Vec<(String, String)> {
+    plimsoll_host::raise_descriptor_limit();
+    let mut demand = doctor::of_plan(plan, 0);
+    let share = share_of(plan, part);
+    let scaled = |n: u64| (n as f64 * share).ceil() as u64;
+    demand.rate *= share;
+    demand.descriptors = scaled(demand.descriptors);
+    for destination in &mut demand.destinations {
+        destination.needed = scaled(destination.needed);
+        destination.opened *= share;
+    }
+    let checks = examine(&Facts::read(&Source::host()), &Observed::default(), &demand);
+    let found = blocking(&checks);
+    found
+        .map(|check| (format!("{}: {}: {}", check.id, check.value, check.why), check.fix.clone()))
+        .collect()
+}
+
+/// A part's share of a plan's load, 0 to 1.
+fn share_of(plan: &Plan, part: &Part) -> f64 {
+    let peak = |stream: &Stream| match &stream.load {
+        Load::Open { profile, .. } | Load::Closed { profile, .. } => profile.max(),
+    };
+    let all: f64 = plan.streams.iter().map(peak).sum();
+    let own = plan.streams.iter().zip(part.streams());
+    let own = own.map(|(stream, shards)| peak(stream) * shards.len() as f64 / SHARDS as f64);
+    own.sum::<f64>() / all.max(f64::MIN_POSITIVE)
 }
 
 #[cfg(test)]

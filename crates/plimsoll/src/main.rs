@@ -6,6 +6,7 @@
 mod check;
 mod demo;
 mod doctor;
+mod fleet;
 mod foreign;
 mod gateway;
 mod host_check;
@@ -63,6 +64,10 @@ enum Command {
     Run(Box<run::RunArgs>),
     /// Report on recorded runs: a part of one, the sum of several, in many formats
     Report(report::ReportArgs),
+    /// Wait for orders to send a part of a run over several hosts
+    Agent(fleet::AgentArgs),
+    /// List the agents that wait for orders
+    Agents(fleet::AgentsArgs),
     /// Relay JSON-RPC to nodes and PATH instances, or manage upstreams and endpoints
     Gateway(Box<gateway::GatewayArgs>),
     /// Validate a plan or a gateway configuration, and print it with defaults filled in
@@ -182,6 +187,8 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => demo::run(&args),
         Command::Run(args) => run::run(*args),
         Command::Report(args) => report::report(&args),
+        Command::Agent(args) => fleet::run_agent(&args),
+        Command::Agents(args) => fleet::run_agents(&args),
         Command::Gateway(args) => gateway::run(*args),
         Command::Check(args) => check::check(args),
         Command::Doctor(args) => doctor::run(&args),

@@ -9,6 +9,7 @@ mod consumer;
 mod progress;
 mod views;
 
+use crate::fleet;
 use crate::host_check;
 use crate::host_file::HostFile;
 use crate::interrupt::Interrupts;
@@ -19,12 +20,14 @@ use crate::run_dir::RunDir;
 use crate::scrape::Scraper;
 use crate::{put, stdout_columns, tell, usage_error};
 use consumer::Consumer;
+pub(crate) use consumer::mask_split;
 use plimsoll_engine::{Control, Prepared, Recorded, Settings, Spin, descriptors_needed};
 use plimsoll_host::{Facts, SampledRun, Sampler, Source};
 use plimsoll_measure::WallClock;
 use plimsoll_measure::units::counted;
-use plimsoll_plan::{Part, Plan, SEED_MAX};
+use plimsoll_plan::{OnAgentLoss, Part, Plan, SEED_MAX};
 use plimsoll_report::{Summary, clean};
+pub(crate) use progress::Progress;
 use std::hash::{BuildHasher, RandomState};
 use std::io::stdout;
 use std::path::PathBuf;
@@ -98,6 +101,38 @@ pub(crate) struct RunArgs {
     insecure: bool,
     #[command(flatten)]
     inline: InlineArgs,
+    #[command(flatten)]
+    fleet: FleetFlags,
+}
+
+/// Flags of a run over several agents.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Several hosts")]
+struct FleetFlags {
+    #[command(flatten)]
+    nats: fleet::NatsArgs,
+    /// Run over N agents (plimsoll agent), which are found through NATS
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    agents: Option<u16>,
+    /// How long to wait for the agents
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    wait: String,
+    /// What happens when an agent is lost; overrides the plan's fleet.on_agent_loss
+    #[arg(long, value_enum, value_name = "WHAT")]
+    on_agent_loss: Option<LossArg>,
+    /// Continue a run over several agents whose coordinator is gone
+    #[arg(long, value_name = "RUN", conflicts_with = "agents")]
+    resume: Option<String>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum LossArg {
+    /// The others continue with their parts
+    Continue,
+    /// The others take over its part
+    Rebalance,
+    /// All stop
+    Abort,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -142,6 +177,9 @@ pub(crate) fn run(mut args: RunArgs) -> anyhow::Result<ExitCode> {
     args.color.apply();
     args.views.give_back(&mut args.source);
     let args = &args;
+    if args.fleet.agents.is_some() || args.fleet.resume.is_some() {
+        return run_fleet(args);
+    }
     let mut plan = read_source(&args.source, &args.inline, &args.set)?;
     plan.warnings().iter().for_each(|warning| tell(&format!("warning: {warning}")));
     proxy::note(&plan.origins()).iter().for_each(|note| tell(note));
@@ -177,6 +215,49 @@ pub(crate) fn run(mut args: RunArgs) -> anyhow::Result<ExitCode> {
         printed => printed?,
     }
     Ok(code)
+}
+
+/// Runs a plan over several agents.
+fn run_fleet(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    let flags = &args.fleet;
+    let is_local = args.workers > 0 || args.spin || args.no_spin || args.force || args.trace > 0;
+    if is_local || args.metrics.is_some() || args.views.any() {
+        return Err(usage_error(
+            "--workers, --spin, --no-spin, --force, --trace, --metrics, --live and --tui are for runs on this host",
+            "leave them out with --agents and --resume",
+        ));
+    }
+    let variables = args.set.variables()?;
+    let on_loss = flags.on_agent_loss.map(|loss| match loss {
+        LossArg::Continue => OnAgentLoss::Continue,
+        LossArg::Rebalance => OnAgentLoss::Rebalance,
+        LossArg::Abort => OnAgentLoss::Abort,
+    });
+    let what = match (&flags.resume, flags.agents) {
+        (Some(run), _) => fleet::FleetRun::Resume(fleet::Resume { run: run.clone(), variables }),
+        (None, agents) => {
+            let mut plan = read_source(&args.source, &args.inline, &args.set)?;
+            plan.warnings().iter().for_each(|warning| tell(&format!("warning: {warning}")));
+            plan.tls.insecure |= args.insecure;
+            if let Some(seed) = args.seed.or_else(|| (!plan.has_seed).then(fresh_seed)) {
+                plan.reseed(seed);
+            }
+            let wait = plimsoll_config::values::flag_duration(&flags.wait)
+                .map_err(|why| usage_error(format!("--wait: {why}"), "for example --wait 60s"))?;
+            let agents = usize::from(agents.unwrap_or(1));
+            fleet::FleetRun::Begin(fleet::Begin { plan, variables, agents, wait })
+        }
+    };
+    let directory = |plan: &Plan| {
+        if args.no_out { Ok(None) } else { RunDir::create(args.out.as_deref(), plan).map(Some) }
+    };
+    let (finished, interrupted) = fleet::coordinate(&flags.nats, what, on_loss, directory)?;
+    match args.format {
+        Format::Text => put(&finished.text())?,
+        Format::Json => put(&(finished.summary.to_json() + "\n"))?,
+    }
+    finished.written?;
+    Ok(exit_code(&finished.summary, finished.aborted, interrupted))
 }
 
 /// A seed that no run before had.
@@ -215,6 +296,15 @@ pub(crate) struct Finished {
 }
 
 impl Finished {
+    /// A run over several agents, which record no single requests.
+    pub(crate) fn of_fleet(
+        summary: Summary,
+        run_dir: Option<String>,
+        written: anyhow::Result<()>,
+    ) -> Finished {
+        Finished { summary, aborted: false, run_dir, written, recording: None }
+    }
+
     /// The report, as wide as stdout is.
     pub(crate) fn text(&self) -> String {
         // The report does not refer to results that could not be written.

@@ -2,6 +2,7 @@
 //!
 //! Version 1 divided all rates by the length of the run; version 2 uses the window of each stream.
 
+mod agents;
 mod host;
 mod messages;
 mod part;
@@ -11,6 +12,7 @@ use crate::figures::{self, TIME_STATS};
 use crate::objectives::Unjudged;
 use crate::summary::{Group, Split, StreamGroup, Summary};
 use crate::text::is_unsafe;
+use agents::AgentFile;
 use host::{HostFile, UsageFile};
 use messages::MessagesFile;
 use part::{MergedFile, NarrowedFile};
@@ -27,6 +29,8 @@ struct File<'a> {
     narrowed: Option<NarrowedFile<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     merged: Option<MergedFile<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    agents: Vec<AgentFile<'a>>,
     name: &'a str,
     started_at: String,
     /// Runs that are merged have their own.
@@ -267,6 +271,7 @@ impl Summary {
             schema: "plimsoll/summary/2",
             narrowed: (!self.narrow.is_whole()).then(|| NarrowedFile::of(self)),
             merged: self.merged.as_ref().map(MergedFile::of),
+            agents: self.agents.iter().map(AgentFile::of).collect(),
             name: &self.name,
             started_at: facts.started_at.rfc3339(),
             seed: self.merged.is_none().then_some(self.seed),

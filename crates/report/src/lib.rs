@@ -6,6 +6,7 @@
 //! - `fold`: [`Fold`]: sums a run up second by second
 //! - `narrow`: [`Narrow`]: a part of a run, selected by [`Filters`]
 //! - `activity`: [`Activity`]: when streams were active, and rates
+//! - `fleet`: a run over several agents, with a row for each
 //! - `merge`: [`Merge`]: the sum of several runs
 //! - `summary`: [`Summary`]: all figures of a finished run
 //! - `seconds`: [`Seconds`]: when something happened
@@ -25,6 +26,7 @@
 mod activity;
 mod csv;
 mod figures;
+mod fleet;
 mod fold;
 mod hdr;
 mod html;
@@ -51,6 +53,7 @@ mod verdict;
 
 pub use activity::{Activity, Rates};
 pub use figures::TimeFigure;
+pub use fleet::{AgentPart, AgentRow};
 pub use fold::Fold;
 pub use hdr::IntervalLog;
 pub use html::{Attachment, Fragment};

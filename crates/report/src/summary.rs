@@ -1,6 +1,7 @@
 //! All figures of a run, or of a part of it: the result of a [`Fold`](crate::Fold).
 
 use crate::activity::{Activities, Activity, Rates};
+use crate::fleet::AgentRow;
 use crate::fold::{Folded, Sums};
 use crate::merge::Merged;
 use crate::narrow::{Narrow, Problem, Scope};
@@ -139,6 +140,8 @@ pub struct Summary {
     pub records_unused: Option<String>,
     /// The runs, if this is a report on several.
     pub merged: Option<Merged>,
+    /// The agents, if the run had several.
+    pub agents: Vec<AgentRow>,
     /// All targets combined.
     pub all: Group,
     /// By target, in the plan's order.
@@ -228,6 +231,7 @@ impl Summary {
             details,
             records_unused,
             merged: None,
+            agents: Vec::new(),
             scheduled,
             narrow,
             facts,

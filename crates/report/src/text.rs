@@ -8,6 +8,7 @@
 //! Names and messages come from files and peers; `page` and `table` escape what would control a terminal
 //! (`width`).
 
+mod agents;
 mod failures;
 pub(crate) mod groups;
 mod host;
@@ -141,6 +142,7 @@ impl Summary {
     fn page(&self, extent: Extent, run_dir: Option<&str>, mut page: Page) -> Page {
         self.write_part(&mut page);
         self.write_runs(&mut page);
+        self.write_agents(&mut page);
         self.write_verdict(extent, &mut page);
         self.write_run(&mut page);
         self.write_objectives(extent, &mut page);

@@ -43,7 +43,7 @@ use std::cmp::Reverse;
 use tcp::TcpRule;
 
 /// If more than this share of the arrivals is affected, the 99th percentile does not reflect the target.
-const MATERIAL: f64 = 0.01;
+pub(crate) const MATERIAL: f64 = 0.01;
 /// If more than this share is affected, the 99.9th percentile does not reflect the target.
 const NOTABLE: f64 = 0.001;
 /// Delays up to this are normal for a thread that sleeps on a virtual machine.

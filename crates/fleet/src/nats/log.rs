@@ -94,20 +94,23 @@ impl Bus {
 }
 
 /// What is read from a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogEvent {
+    /// An entry, and whether it was the last one at that time.
+    Entry(Entry, bool),
+    /// Something cannot be read; the reason.
+    Trouble(String),
+}
+
+/// Reads a log, one entry after another and without gaps.
 pub struct LogReader {
-    entries: mpsc::Receiver<(Entry, bool)>,
-    unreadable: mpsc::UnboundedReceiver<String>,
+    events: mpsc::Receiver<LogEvent>,
 }
 
 impl LogReader {
-    /// The next entry, and whether it was the last one at that time; `None` if the process ends.
-    pub async fn next(&mut self) -> Option<(Entry, bool)> {
-        self.entries.recv().await
-    }
-
-    /// A message that cannot be read.
-    pub async fn unreadable(&mut self) -> Option<String> {
-        self.unreadable.recv().await
+    /// What comes next; `None` while the process ends.
+    pub async fn next(&mut self) -> Option<LogEvent> {
+        self.events.recv().await
     }
 }
 
@@ -125,28 +128,27 @@ impl Bus {
     fn read(&self, filter: String, first: DeliverPolicy) -> LogReader {
         /// Entries that wait for the reader.
         const AHEAD: usize = 256;
-        let (sender, entries) = mpsc::channel(AHEAD);
-        let (trouble, unreadable) = mpsc::unbounded_channel();
+        let (sender, events) = mpsc::channel(AHEAD);
         let bus = self.clone();
         tokio::spawn(async move {
             let mut from = first;
             while !sender.is_closed() {
                 // A consumer ends with its connection or its server: the next one continues after the last entry.
-                if let Err(why) = bus.read_from(&filter, &mut from, &sender, &trouble).await {
-                    let _ = trouble.send(format!("cannot read from NATS: {why}"));
+                if let Err(why) = bus.read_from(&filter, &mut from, &sender).await {
+                    let trouble = format!("cannot read from NATS: {why}");
+                    let _ = sender.send(LogEvent::Trouble(trouble)).await;
                 }
                 tokio::time::sleep(RETRY).await;
             }
         });
-        LogReader { entries, unreadable }
+        LogReader { events }
     }
 
     async fn read_from(
         &self,
         filter: &str,
         from: &mut DeliverPolicy,
-        entries: &mpsc::Sender<(Entry, bool)>,
-        trouble: &mpsc::UnboundedSender<String>,
+        events: &mpsc::Sender<LogEvent>,
     ) -> Result<(), String> {
         let config = pull::OrderedConfig {
             filter_subject: filter.into(),
@@ -162,16 +164,15 @@ impl Bus {
             let info = message.info().map_err(|why| why.to_string())?;
             let (place, is_last) = (info.stream_sequence, info.pending == 0);
             *from = DeliverPolicy::ByStartSequence { start_sequence: place + 1 };
-            match LogMessage::decode(&message.payload) {
-                Ok(message) => {
-                    if entries.send((Entry { place, message }, is_last)).await.is_err() {
-                        return Ok(());
-                    }
-                }
-                Err(why) => {
-                    let _ = trouble
-                        .send(format!("a message on {} cannot be read: {why}", message.subject));
-                }
+            let event = match LogMessage::decode(&message.payload) {
+                Ok(message) => LogEvent::Entry(Entry { place, message }, is_last),
+                Err(why) => LogEvent::Trouble(format!(
+                    "a message on {} cannot be read: {why}",
+                    message.subject
+                )),
+            };
+            if events.send(event).await.is_err() {
+                return Ok(());
             }
         }
         Ok(())

@@ -251,6 +251,19 @@ impl<R: BufRead> Reader<R> {
     }
 }
 
+/// A second alone, of a run with this header.
+///
+/// # Errors
+/// What is wrong with the line.
+pub fn second_of(line: &str, header: &Header) -> Result<Snapshot, String> {
+    let mut line = line.to_string();
+    unseal(&mut line)?;
+    let read = parsed::<Line>(&line, "a second")?.into_snapshot(header, &mut Ignored::default());
+    read.map_err(|why| match why {
+        Unreadable::Damaged(why) | Unreadable::Newer(why) => why,
+    })
+}
+
 /// Appends the next line; returns whether it is whole.
 fn read_line(input: &mut impl BufRead, line: &mut String) -> io::Result<bool> {
     input.take(LINE_MAX).read_line(line)?;

@@ -126,7 +126,7 @@ impl<'p> Consumer<'p> {
         if let Some(scraper) = &self.scraper {
             scraper.add_to(&mut counts);
         }
-        self.mask_split(&mut counts);
+        mask_split(&self.secrets, &mut counts);
         self.fold.add(&counts);
         if let Some(warning) = self.run_dir.as_mut().and_then(|dir| dir.add(&counts)) {
             self.progress.end();
@@ -158,17 +158,6 @@ impl<'p> Consumer<'p> {
             tell(&trace_text(record, self.plan));
         }
         self.abort_if_missed();
-    }
-
-    /// Leaves out secrets that the target repeats in the header by which answers are counted.
-    fn mask_split(&self, counts: &mut Snapshot) {
-        for stream in &mut counts.streams {
-            for (value, _) in &mut stream.split.values {
-                *value = SplitValue::of(self.secrets.mask_cut(value.as_str()).as_bytes());
-            }
-            let masked = std::mem::take(&mut stream.split);
-            stream.split.merge(&masked);
-        }
     }
 
     /// `signal` is the first signal that was received.
@@ -239,5 +228,16 @@ impl<'p> Consumer<'p> {
                 return;
             }
         }
+    }
+}
+
+/// Leaves out secrets that the target repeats in the header by which answers are counted.
+pub(crate) fn mask_split(secrets: &Secrets, counts: &mut Snapshot) {
+    for stream in &mut counts.streams {
+        for (value, _) in &mut stream.split.values {
+            *value = SplitValue::of(secrets.mask_cut(value.as_str()).as_bytes());
+        }
+        let masked = std::mem::take(&mut stream.split);
+        stream.split.merge(&masked);
     }
 }

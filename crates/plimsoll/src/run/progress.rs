@@ -6,10 +6,10 @@ use plimsoll_report::Part;
 use std::io::{IsTerminal, Write, stderr};
 
 /// The progress line: overwritten on a terminal; in a pipe, every tenth is printed.
-pub(super) struct Progress {
+pub(crate) struct Progress {
     terminal: bool,
     /// Whether it is printed in a pipe, too.
-    pub(super) pipes: bool,
+    pub(crate) pipes: bool,
     color: bool,
     open: bool,
     seconds: u64,
@@ -18,12 +18,12 @@ pub(super) struct Progress {
 const SECONDS_IN_A_PIPE: u64 = 10;
 
 impl Progress {
-    pub(super) fn new() -> Progress {
+    pub(crate) fn new() -> Progress {
         let terminal = stderr().is_terminal();
         Progress { terminal, pipes: true, color: is_colored(&stderr()), open: false, seconds: 0 }
     }
 
-    pub(super) fn show(&mut self, parts: &[Part]) {
+    pub(crate) fn show(&mut self, parts: &[Part]) {
         self.seconds += 1;
         if self.terminal {
             let columns =
@@ -38,7 +38,7 @@ impl Progress {
     }
 
     /// Ends the progress line, so that other output can follow.
-    pub(super) fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         if std::mem::take(&mut self.open) {
             tell("");
         }

@@ -130,6 +130,7 @@ fn full() -> Summary {
         details: None,
         records_unused: None,
         merged: None,
+        agents: Vec::new(),
         has_splits: false,
         activities: Activities::default(),
         objectives: vec![Judged { objective, value: Some(4_440_000.0), ok: true, run: None }],

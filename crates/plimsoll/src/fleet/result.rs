@@ -1,0 +1,252 @@
+//! The report on a run over several agents, from the seconds of each.
+//!
+//! During the run, each agent's lines are written to a file of its own, as they are (`agents/NAME.jsonl` in the run
+//! directory; a `snapshots.jsonl` each). Afterwards the files are read side by side: each second of the run is the
+//! sum of the agents' and goes to the run's own `snapshots.jsonl`, so that `plimsoll report` reads it like any.
+
+use crate::host_file::HostFile;
+use crate::run::Finished;
+use crate::run_dir::RunDir;
+use crate::tell;
+use anyhow::Context;
+use plimsoll_fleet::{Coordinator, Member, join, unsent};
+use plimsoll_host::Source;
+use plimsoll_measure::wire::{Header, Reader, second_of};
+use plimsoll_measure::{Nanos, RunFacts, Snapshot, StartFacts, WallClock};
+use plimsoll_plan::Plan;
+use plimsoll_report::{AgentPart, Fold};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufReader, Write};
+use std::path::PathBuf;
+
+/// The files of the agents' lines.
+pub(super) struct AgentFiles {
+    folder: PathBuf,
+    is_temporary: bool,
+    files: BTreeMap<usize, (PathBuf, File)>,
+}
+
+impl AgentFiles {
+    pub(super) fn create(run_dir: Option<&RunDir>) -> anyhow::Result<AgentFiles> {
+        let folder = match run_dir {
+            Some(dir) => dir.path().join("agents"),
+            None => std::env::temp_dir().join(format!("plimsoll-{}", super::session())),
+        };
+        fs::create_dir(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        Ok(AgentFiles { folder, is_temporary: run_dir.is_none(), files: BTreeMap::new() })
+    }
+
+    /// Appends a line of an agent.
+    pub(super) fn add(&mut self, member: usize, name: &str, line: &str) -> anyhow::Result<()> {
+        let (path, file) = match self.files.entry(member) {
+            std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
+            std::collections::btree_map::Entry::Vacant(free) => {
+                let path = self.folder.join(format!("{name}.jsonl"));
+                let file = File::create_new(&path)
+                    .with_context(|| format!("cannot create {}", path.display()))?;
+                free.insert((path, file))
+            }
+        };
+        let text = format!("{line}\n");
+        file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    fn reader(&self, member: usize) -> anyhow::Result<Option<Reader<BufReader<File>>>> {
+        let Some((path, _)) = self.files.get(&member) else { return Ok(None) };
+        let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let reader = Reader::new(BufReader::new(file));
+        Ok(Some(reader.with_context(|| format!("cannot read {}", path.display()))?))
+    }
+}
+
+impl Drop for AgentFiles {
+    fn drop(&mut self) {
+        if self.is_temporary {
+            // Errors are ignored: the system removes temporary files.
+            let _ = fs::remove_dir_all(&self.folder);
+        }
+    }
+}
+
+/// The seconds so far, for the progress line: those that all agents have reported.
+pub(super) struct Live {
+    total: Snapshot,
+    headers: BTreeMap<usize, Header>,
+    /// By the number of the second.
+    seconds: BTreeMap<u64, Snapshot>,
+    shown: u64,
+}
+
+/// A second is shown without an agent that is this many seconds behind.
+const BEHIND_MAX: u64 = 3;
+
+impl Live {
+    pub(super) fn new(plan: &Plan) -> Live {
+        Live {
+            total: plan.blank_snapshot(),
+            headers: BTreeMap::new(),
+            seconds: BTreeMap::new(),
+            shown: 0,
+        }
+    }
+
+    pub(super) fn header(&mut self, member: usize, line: &str) {
+        let text = format!("{line}\n");
+        let header = Reader::new(text.as_bytes()).ok().map(|reader| reader.header().clone());
+        header.into_iter().for_each(|header| _ = self.headers.insert(member, header));
+    }
+
+    pub(super) fn second(&mut self, member: usize, t: Nanos, line: &str) {
+        let number = t.0.div_ceil(1_000_000_000);
+        let Some(header) = self.headers.get(&member).filter(|_| number > self.shown) else {
+            return;
+        };
+        if let Ok(own) = second_of(line, header) {
+            match self.seconds.entry(number) {
+                std::collections::btree_map::Entry::Vacant(free) => _ = free.insert(own),
+                std::collections::btree_map::Entry::Occupied(mut known) => {
+                    known.get_mut().join(&own)
+                }
+            }
+        }
+    }
+
+    /// The seconds that are complete now, each with the total up to it and when it began.
+    pub(super) fn complete(&mut self, members: &[Member]) -> Vec<(Snapshot, Snapshot, Nanos)> {
+        use plimsoll_fleet::MemberState;
+        let running = members.iter().filter(|own| own.state == MemberState::Running);
+        let slowest = running.map(|own| own.t.0 / 1_000_000_000).min().unwrap_or(u64::MAX);
+        let newest = self.seconds.keys().next_back().copied().unwrap_or(0);
+        let mut complete = Vec::new();
+        while let Some(first) = self.seconds.first_entry() {
+            let number = *first.key();
+            if number > slowest && number + BEHIND_MAX > newest {
+                break;
+            }
+            let second = first.remove();
+            let since = self.total.t;
+            self.total.append(&second);
+            self.shown = number;
+            complete.push((second, self.total.clone(), since));
+        }
+        complete
+    }
+}
+
+/// Makes the report and writes the results.
+pub(super) fn finish(
+    plan: &Plan,
+    coordinator: &Coordinator,
+    files: AgentFiles,
+    run_dir: Option<RunDir>,
+    interrupted: bool,
+) -> anyhow::Result<Finished> {
+    let members = coordinator.members();
+    let mut lost: BTreeMap<u64, Snapshot> = BTreeMap::new();
+    let (mut parts, mut facts) = (Vec::new(), Vec::new());
+    for (place, member) in members.iter().enumerate() {
+        let mut reported = plan.blank_snapshot();
+        let mut fold = Fold::new(plan);
+        let mut own = None;
+        if let Some(mut reader) = files.reader(place)? {
+            while let Some(second) = reader.next_second()? {
+                reported.append(&second);
+                fold.add(&second);
+            }
+            let by = "the loss of its agent";
+            let start = reader.header().start_facts();
+            let facts = reader.facts().cloned().unwrap_or_else(|| {
+                RunFacts::of_unfinished(start, plan.warmup, (None, reported.t), by)
+            });
+            own = Some(facts);
+        }
+        let summary = own.clone().map(|facts| fold.finish(facts));
+        facts.extend(own);
+        let mut missing = 0;
+        if member.is_lost() {
+            for (second, counts) in unsent(plan, &member.owned, &reported, coordinator.stopped_at())
+            {
+                missing += counts.total().requests.unsent;
+                match lost.entry(second) {
+                    std::collections::btree_map::Entry::Vacant(free) => _ = free.insert(counts),
+                    std::collections::btree_map::Entry::Occupied(mut known) => {
+                        known.get_mut().join(&counts)
+                    }
+                }
+            }
+        }
+        parts.push(AgentPart {
+            name: member.name.clone(),
+            summary,
+            skew: member.skew,
+            lost: member.is_lost().then_some(member.t),
+            unsent: missing,
+        });
+    }
+    let facts = facts_of_all(plan, coordinator, &facts, interrupted);
+    let (summary, written, path) = write(plan, members, &files, run_dir, &lost, facts, parts)?;
+    Ok(Finished::of_fleet(summary, path, written))
+}
+
+type Written = (plimsoll_report::Summary, anyhow::Result<()>, Option<String>);
+
+fn write(
+    plan: &Plan,
+    members: &[Member],
+    files: &AgentFiles,
+    mut run_dir: Option<RunDir>,
+    lost: &BTreeMap<u64, Snapshot>,
+    facts: RunFacts,
+    parts: Vec<AgentPart>,
+) -> anyhow::Result<Written> {
+    let mut host = HostFile::at_start(&Source::host(), &[]);
+    if let Some(dir) = &mut run_dir {
+        let start = StartFacts {
+            started_at: facts.started_at,
+            cpus: facts.cpus,
+            workers: facts.workers,
+            forced: facts.forced.clone(),
+        };
+        dir.begin(plan, &start, &host).iter().for_each(|warning| tell(warning));
+    }
+    let mut readers = Vec::new();
+    for place in 0..members.len() {
+        readers.extend(files.reader(place)?);
+    }
+    let mut fold = Fold::new(plan).charted();
+    let joined = join(&mut readers, lost, &plan.blank_snapshot(), |second| {
+        fold.add(second);
+        run_dir.iter_mut().filter_map(|dir| dir.add(second)).for_each(|warning| tell(&warning));
+    });
+    joined.map_err(|(_, why)| why).context("cannot join the agents' seconds")?;
+    let summary = fold.finish(facts).with_agents(parts);
+    let path = run_dir.as_ref().map(|dir| dir.path().display().to_string());
+    host.end(&Source::host());
+    let written = run_dir.map_or(Ok(()), |dir| dir.finish(plan, &summary, false, &host).0);
+    Ok((summary, written, path))
+}
+
+/// The facts of the whole run from those of the agents.
+fn facts_of_all(
+    plan: &Plan,
+    coordinator: &Coordinator,
+    agents: &[RunFacts],
+    interrupted: bool,
+) -> RunFacts {
+    let max = |of: fn(&RunFacts) -> Nanos| agents.iter().map(of).max().unwrap_or_default();
+    let start = coordinator.start_at().unwrap_or_default();
+    let stopped = coordinator.stop_level() > 0;
+    RunFacts {
+        started_at: WallClock { unix_ns: start.0 },
+        duration: max(|own| own.duration),
+        drain: max(|own| own.drain),
+        warmup: plan.warmup.min(max(|own| own.warmup)),
+        cut_short: stopped && agents.iter().any(|own| own.cut_short),
+        stopped_by: stopped
+            .then(|| if interrupted { "Ctrl-C".into() } else { "the loss of an agent".into() }),
+        cpus: agents.iter().map(|own| own.cpus).sum(),
+        workers: agents.iter().map(|own| own.workers).sum(),
+        forced: Vec::new(),
+    }
+}
