@@ -87,5 +87,7 @@ fn join_agent(sum: &mut Snapshot, agent: &Snapshot) {
     sum.join(agent);
     // Each agent's rate is its part of the plan's, unlike that of a worker.
     sum.streams.iter_mut().zip(rates).for_each(|(stream, rate)| stream.planned_rate = rate);
-    sum.host = HostSample::default();
+    // CPU time adds up over hosts; limits and levels do not.
+    let (cpu, user) = (sum.host.cpu, sum.host.user);
+    sum.host = HostSample { cpu, user, ..HostSample::default() };
 }

@@ -66,9 +66,8 @@ impl Summary {
             let own = summary.verdict.findings.iter().filter(|own| own.side == Side::Generator);
             self.verdict.findings.extend(own.map(|finding| {
                 let share = percent(row.share);
-                let mut evidence =
+                let evidence =
                     format!("agent {} ({share} of the requests): {}", part.name, finding.evidence);
-                evidence += &summary.when(finding);
                 let severity = match finding.severity {
                     Severity::Invalid if !changes => Severity::Warning,
                     severity => severity,
