@@ -245,7 +245,7 @@ fn run_fleet(args: &RunArgs) -> anyhow::Result<ExitCode> {
             let wait = plimsoll_config::values::flag_duration(&flags.wait)
                 .map_err(|why| usage_error(format!("--wait: {why}"), "for example --wait 60s"))?;
             let agents = usize::from(agents.unwrap_or(1));
-            fleet::FleetRun::Begin(fleet::Begin { plan, variables, agents, wait })
+            fleet::FleetRun::Begin(Box::new(fleet::Begin { plan, variables, agents, wait }))
         }
     };
     let directory = |plan: &Plan| {

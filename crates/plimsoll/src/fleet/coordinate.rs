@@ -27,7 +27,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// What to do.
 pub(crate) enum FleetRun {
     /// Begin a run.
-    Begin(Begin),
+    Begin(Box<Begin>),
     /// Continue one.
     Resume(Resume),
 }
@@ -64,7 +64,7 @@ pub(crate) fn coordinate(
         let (bus, mut connection) = nats.connect("plimsoll coordinator").await?;
         let clock = HostClock::start();
         let begun = match what {
-            FleetRun::Begin(begin) => start(&bus, begin, on_loss, clock).await?,
+            FleetRun::Begin(begin) => start(&bus, *begin, on_loss, clock).await?,
             FleetRun::Resume(resume) => continue_run(&bus, resume, clock).await?,
         };
         let Begun { run, plan, coordinator, is_new } = begun;

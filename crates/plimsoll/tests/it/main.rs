@@ -15,6 +15,7 @@ mod demo;
 mod docs;
 mod doctor;
 mod failure;
+mod fleet;
 mod full;
 mod gateway;
 mod habits;

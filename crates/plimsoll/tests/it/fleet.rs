@@ -1,0 +1,182 @@
+//! Runs over several agents on loopback, through a real nats-server.
+
+use crate::cache::until;
+use crate::gateway::Process;
+use crate::run::{Folder, command};
+use nix::sys::signal::Signal;
+use plimsoll_sim::{Service, Settings, Sim};
+use serde_json::Value;
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+
+/// A nats-server with files of its own; killed on drop.
+struct Nats {
+    child: Child,
+    url: String,
+    _folder: Folder,
+}
+
+impl Nats {
+    fn start() -> Nats {
+        let folder = Folder::new();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let child = Command::new("nats-server")
+            .args(["-a", "127.0.0.1", "-p", &port.to_string(), "-js", "-sd"])
+            .arg(folder.path())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("nats-server, which scripts/test installs");
+        let nats = Nats { child, url: format!("nats://127.0.0.1:{port}"), _folder: folder };
+        until("nats-server listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        nats
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = command(args);
+        command.env("NATS_URL", &self.url);
+        command
+    }
+
+    fn agent(&self, name: &str, label: &str, allow: &str) -> Process {
+        let args = ["agent", "--name", name, "--label", label, "--allow", allow];
+        let agent = Process::spawn(self.command(&args));
+        agent.wait_for("waits for orders");
+        agent
+    }
+}
+
+impl Drop for Nats {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn sim(services: &[&str]) -> Sim {
+    let named = services.iter().flat_map(|name| Service::named(name));
+    Sim::start(Settings::for_tests(1, named)).unwrap()
+}
+
+fn plan(address: &str, duration: &str) -> String {
+    let stream = |chain: &str, rate: u32| {
+        format!(
+            "[[stream]]\nname = \"{chain}\"\nrate = {rate}\nduration = \"{duration}\"\nagents = {{ chain = \"{chain}\" }}\n\
+             [[stream.target]]\nname = \"{chain}\"\nrequest = \"POST http://{address}/{chain}\"\n\
+             body = '{{\"jsonrpc\":\"2.0\",\"method\":\"eth_blockNumber\",\"params\":[],\"id\":1}}'\n"
+        )
+    };
+    format!("name = \"by chain\"\nseed = 5\n{}{}", stream("eth", 60), stream("boba", 40))
+}
+
+/// The number of requests that the chain has received.
+fn received(address: &str) -> u64 {
+    let mut caller = crate::gateway::Caller::connect(address).unwrap();
+    let counts = caller.send("GET /sim/counts", "").unwrap().json();
+    counts["requests"].as_u64().unwrap()
+}
+
+#[test]
+fn agents_send_their_streams_and_the_sum_is_exact() {
+    let (nats, sim) = (Nats::start(), sim(&["eth", "boba"]));
+    let address = sim.address().to_string();
+    let agents = [
+        nats.agent("one", "chain=eth", &address),
+        nats.agent("two", "chain=boba", &address),
+        nats.agent("three", "chain=eth", &address),
+    ];
+    let folder = Folder::new();
+    let file = folder.file("plan.toml", plan(&address, "3s"));
+    let out = folder.path().join("out");
+    let out = out.to_str().unwrap();
+    let args = ["run", &file, "--agents", "3", "--format", "json", "--out", out];
+    let done = nats.command(&args).output().unwrap();
+    let stderr = String::from_utf8_lossy(&done.stderr);
+    let summary: Value =
+        serde_json::from_slice(&done.stdout).unwrap_or_else(|_| panic!("{stderr}"));
+    assert_eq!(
+        (&summary["requests"]["scheduled"], &summary["requests"]["ok"]),
+        (&300.into(), &300.into()),
+        "{stderr}"
+    );
+    assert_eq!(received(&address), 300);
+    let rows = summary["agents"].as_array().unwrap();
+    let row = |name: &str| rows.iter().find(|row| row["agent"] == name).unwrap();
+    assert_eq!(rows.len(), 3);
+    for (name, requests) in [("one", 90), ("two", 120), ("three", 90)] {
+        assert_eq!(row(name)["scheduled"], requests, "{name}");
+        let skew = row(name)["start_skew_ns"].as_i64().unwrap().unsigned_abs();
+        let bound = row(name)["start_skew_bound_ns"].as_u64().unwrap();
+        // Both measurements of the offset are off by at most their bound.
+        assert!(skew < 2 * bound + 50_000_000, "{name}: {skew} ± {bound} ns");
+    }
+    // The run directory reads like any other.
+    let report = command(&["report", out, "--format", "json"]).output().unwrap();
+    let again: Value = serde_json::from_slice(&report.stdout).unwrap();
+    assert_eq!(
+        (&again["requests"], &again["latency"]),
+        (&summary["requests"], &summary["latency"])
+    );
+    for agent in agents {
+        agent.signal(Signal::SIGTERM);
+        assert_eq!(agent.end(), Some(130));
+    }
+}
+
+#[test]
+fn a_killed_agent_is_lost_and_its_requests_are_counted() {
+    let (nats, sim) = (Nats::start(), sim(&["eth", "boba"]));
+    let address = sim.address().to_string();
+    let agents =
+        [nats.agent("one", "chain=eth", &address), nats.agent("two", "chain=boba", &address)];
+    let folder = Folder::new();
+    let file = folder.file("plan.toml", plan(&address, "4s"));
+    let args = ["run", &file, "--agents", "2", "--format", "json", "--no-out"];
+    let run = nats.command(&args).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    // As soon as it sends.
+    until("the agents send", || received(&address) > 0);
+    agents[1].signal(Signal::SIGKILL);
+    let done = run.wait_with_output().unwrap();
+    let summary: Value = serde_json::from_slice(&done.stdout).unwrap();
+    let count = |path: &str| summary.pointer(path).and_then(Value::as_u64).unwrap_or(0);
+    assert_eq!(count("/requests/scheduled"), 400);
+    assert!(
+        count("/requests/unsent") > 0 && count("/errors/agent_lost") == count("/requests/unsent")
+    );
+    assert!(received(&address) >= count("/requests/sent"));
+    assert_eq!(done.status.code(), Some(98), "the plan was not held");
+}
+
+#[test]
+fn what_an_agent_may_not_or_cannot_do_is_refused_before_anything_is_sent() {
+    let (nats, sim) = (Nats::start(), sim(&["eth", "boba"]));
+    let address = sim.address().to_string();
+    let _agents =
+        [nats.agent("one", "chain=eth", &address), nats.agent("two", "chain=boba", "elsewhere:1")];
+    let folder = Folder::new();
+    let file = folder.file("plan.toml", plan(&address, "1s"));
+    let check = |args: &[&str], expected: &[&str]| {
+        let done = nats.command(&[&["run", &file, "--no-out"], args].concat()).output().unwrap();
+        let stderr = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.code(), Some(2), "{stderr}");
+        expected
+            .iter()
+            .for_each(|text| assert!(stderr.contains(text), "no \"{text}\" in\n{stderr}"));
+    };
+    check(
+        &["--agents", "2"],
+        &[&format!("two: target {address} is not allowed"), "nothing was sent"],
+    );
+    check(&["--agents", "3", "--wait", "1s"], &["2 of 3 agents are there"]);
+    check(&["--resume", "no-such-run"], &["cannot read the plan of the run no-such-run"]);
+    let other = plan(&address, "1s").replace("\"boba\" }", "\"kava\" }");
+    folder.file("plan.toml", other);
+    check(&["--agents", "2", "--wait", "1s"], &["no agent for stream \"boba\" (chain=kava)"]);
+    let nowhere = ["agents", "--nats", "nats://127.0.0.1:1"];
+    let done = command(&nowhere).output().unwrap();
+    let stderr = String::from_utf8_lossy(&done.stderr);
+    assert!(stderr.contains("cannot reach NATS at nats://127.0.0.1:1"), "{stderr}");
+    let same = nats.command(&["agent", "--name", "one", "--allow", &address]).output().unwrap();
+    let stderr = String::from_utf8_lossy(&same.stderr);
+    assert!(stderr.contains("another agent named \"one\" is running"), "{stderr}");
+    assert_eq!(received(&address), 0);
+}
