@@ -215,7 +215,8 @@ fn an_agent_that_takes_part_in_another_run_refuses() {
 /// Random kills, restarts, cuts and outages of everything.
 #[test]
 fn any_failures_leave_exact_sums() {
-    let seeds = std::env::var("PLIMSOLL_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(25);
+    let seeds =
+        std::env::var("PLIMSOLL_FLEET_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(25);
     for seed in 1000..1000 + seeds {
         random_run(seed);
     }

@@ -202,9 +202,11 @@ fn shared(scenario: &Scenario, seed: u64) -> Shared {
         ..model::Service::named("sim")
     };
     let endpoint = |at: usize| model::Endpoint::named(format!("customer-{at}"), "sim");
+    let concurrency = model::Concurrency::Auto;
+    let measured = |place| model::Upstream { concurrency, ..upstream(place) };
     let definitions = Definitions {
         services: vec![service],
-        upstreams: (0..NODES).map(upstream).collect(),
+        upstreams: (0..NODES).map(measured).collect(),
         endpoints: (0..scenario.rates.len()).map(endpoint).collect(),
     };
     let settings = Settings { workers: WORKERS, ..Settings::default() };

@@ -20,8 +20,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 const EXAMPLES: &str = "Examples:
-  plimsoll agent --nats nats://10.0.0.5:4222 --allow gateway.example --label chain=boba
-  NODE_KEY=… plimsoll agent --nats nats://10.0.0.5:4222 --allow 10.0.0.9:3069 --secret NODE_KEY
+  plimsoll agent --nats nats://10.0.0.5 --allow gw.example --label chain=boba
+  plimsoll agent --nats nats://10.0.0.5 --allow 10.0.0.9:3069 --secret NODE_KEY
 
 An agent sends only to targets that --allow names, whatever its orders say, reads no files for others, and \
 uses only those variables of its environment that --secret names.";

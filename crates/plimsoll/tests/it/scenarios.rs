@@ -117,7 +117,8 @@ fn run_all(system: &TestSystem<'_>) {
         let sent =
             sent.map(|(chain, group)| (chain.clone(), group["requests"]["sent"].as_u64().unwrap()));
         let sent: BTreeMap<String, u64> = sent.filter(|(_, n)| *n > 0).collect();
-        assert_eq!(sent, (system.received)(), "{path}: sent, and received by the chains");
+        let errors = (&result.summary["errors"], &result.summary["notes"]);
+        assert_eq!(sent, (system.received)(), "{path}: sent, received by the chains: {errors:?}");
         assert!(!sent.is_empty(), "{path} sent nothing");
         let relayed = (system.relayed)();
         if let Some((most, least)) = relayed.iter().max().zip(relayed.iter().min()) {
