@@ -3,6 +3,7 @@
 use crate::admin_events::peak;
 use crate::clients::python_script;
 use crate::gateway::{Caller, Process, Response, ask, metric};
+use crate::replicas::wait_until;
 use crate::run::{Folder, command};
 use crate::server::{After, Received, Reply, Server};
 use serde_json::{Value, json};
@@ -339,7 +340,8 @@ fn the_share_decides_where_no_caller_does() {
     process.wait_for("reloaded");
     call(&address, "c", &parent);
     assert!(receiver.spans(2).iter().all(|span| span["trace"] == TRACE));
-    assert_eq!(metric(&address, "plimsoll_trace_spans_total"), 2.0);
+    // Spans are counted once the receiver's answer has arrived.
+    wait_until("both are counted", || metric(&address, "plimsoll_trace_spans_total") == 2.0);
     process.stop();
 }
 
