@@ -92,22 +92,7 @@ impl RunDir {
         start: &StartFacts,
         host: &HostFile,
     ) -> Option<String> {
-        let header = Header {
-            schema: SCHEMA.into(),
-            plan: plan.name.clone(),
-            plan_digest: format!("{:016x}", plan.digest()),
-            started_at: start.started_at.rfc3339(),
-            started_at_unix_ns: start.started_at.unix_ns,
-            cpus: start.cpus,
-            workers: start.workers,
-            forced: start.forced.clone(),
-            from_flags: plan.from_flags,
-            names: plan.targets.iter().map(|target| target.name.clone()).collect(),
-            streams: plan.streams.iter().map(|stream| stream.name.clone()).collect(),
-            origins: plan.origin_names(),
-            scrapes: plan.scrapes.iter().map(|scrape| scrape.name.clone()).collect(),
-            unread: host.unread().to_vec(),
-        };
+        let header = header(plan, start, host.unread().to_vec());
         let opened = File::create_new(self.path.join("snapshots.jsonl"));
         let written = opened.and_then(|mut file| {
             file.write_all((header.to_line() + "\n").as_bytes())?;
@@ -286,4 +271,24 @@ fn create_under(folder: &Path, plan: &Plan) -> anyhow::Result<PathBuf> {
         format!("{} already contains 99 runs started in this second", folder.display()),
         "choose a directory with --out DIR",
     ))
+}
+
+/// The header of a run's seconds; `unread`: what of the host could not be read.
+pub(crate) fn header(plan: &Plan, start: &StartFacts, unread: Vec<String>) -> Header {
+    Header {
+        schema: SCHEMA.into(),
+        plan: plan.name.clone(),
+        plan_digest: format!("{:016x}", plan.digest()),
+        started_at: start.started_at.rfc3339(),
+        started_at_unix_ns: start.started_at.unix_ns,
+        cpus: start.cpus,
+        workers: start.workers,
+        forced: start.forced.clone(),
+        from_flags: plan.from_flags,
+        names: plan.targets.iter().map(|target| target.name.clone()).collect(),
+        streams: plan.streams.iter().map(|stream| stream.name.clone()).collect(),
+        origins: plan.origin_names(),
+        scrapes: plan.scrapes.iter().map(|scrape| scrape.name.clone()).collect(),
+        unread,
+    }
 }

@@ -12,7 +12,7 @@ const ROUND_TRIPS: usize = 64;
 const PAUSE: Duration = Duration::from_millis(4);
 /// A round trip that takes longer tells nothing.
 const ANSWER_MAX: Duration = Duration::from_millis(500);
-/// Failed round trips until the measurement is given up.
+/// Failed round trips after which the measurement ends with an error.
 const FAILURES_MAX: usize = 20;
 
 /// Time since 1970 as it was when this clock was made, and from then on as the monotonic clock counts: steps of

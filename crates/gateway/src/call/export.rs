@@ -143,7 +143,7 @@ impl Exporter {
         batch
     }
 
-    /// Sends spans until the receiver has accepted or refused them, or they are given up.
+    /// Sends spans until the receiver has accepted or refused them, or they are dropped.
     async fn send(&mut self, batch: &[Vec<u8>]) -> Sent {
         let local = self.worker.local.clone();
         let start = local.now();

@@ -4,13 +4,14 @@
 use super::plan::SentPlan;
 use crate::host_check;
 use crate::run::{default_settings, mask_split};
+use crate::run_dir::header;
 use plimsoll_config::Variables;
 use plimsoll_engine::{Control, Prepared, Settings, descriptors_needed};
 use plimsoll_fleet::nats::HostClock;
 use plimsoll_fleet::{Allowed, Assignment, Problem};
 use plimsoll_host::{Facts, SampledRun, Sampler, Source};
 use plimsoll_measure::Nanos;
-use plimsoll_measure::wire::{Header, SCHEMA, end_line, to_line};
+use plimsoll_measure::wire::{end_line, to_line};
 use plimsoll_plan::Plan;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -151,29 +152,4 @@ fn run(
     }
     let facts = running.finish();
     let _ = events.send(WorkEvent::Ended(end_line(&facts, false, seconds)));
-}
-
-/// The header of a run's seconds.
-pub(super) fn header(
-    plan: &Plan,
-    start: &plimsoll_measure::StartFacts,
-    unread: Vec<String>,
-) -> Header {
-    Header {
-        schema: SCHEMA.into(),
-        plan: plan.name.clone(),
-        plan_digest: format!("{:016x}", plan.digest()),
-        started_at: start.started_at.rfc3339(),
-        started_at_unix_ns: start.started_at.unix_ns,
-        cpus: start.cpus,
-        workers: start.workers,
-        forced: start.forced.clone(),
-        from_flags: plan.from_flags,
-        names: plan.targets.iter().map(|target| target.name.clone()).collect(),
-        streams: plan.streams.iter().map(|stream| stream.name.clone()).collect(),
-        origins: plan.origin_names(),
-        // Other processes are scraped by nobody yet.
-        scrapes: plan.scrapes.iter().map(|scrape| scrape.name.clone()).collect(),
-        unread,
-    }
 }
