@@ -70,7 +70,8 @@ def redis() -> Iterator[str]:
     if not shutil.which("redis-server"):
         raise CouldNotRun("redis-server is not installed")
     port = free_port()
-    argv = ["redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    argv = ["redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
+            "--logfile", "/dev/null"]
     with running(argv, port, str(GENERATOR_CPU)):
         yield f"redis://127.0.0.1:{port}"
 
