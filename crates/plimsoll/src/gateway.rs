@@ -8,6 +8,7 @@ mod announce;
 mod cache;
 mod changes;
 mod entries;
+mod export;
 mod import;
 mod keys;
 mod last_valid;
@@ -22,7 +23,6 @@ mod watcher;
 
 use crate::plan_source::SetArgs;
 use crate::{put, tell, usage_error};
-use access::load_words;
 use admin::client::Client;
 use plimsoll_registry::Definitions;
 use plimsoll_registry::config::{Config, FILE_DEFAULT, Inputs};

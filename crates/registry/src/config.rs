@@ -56,6 +56,9 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Whether the built-in services are included.
     pub built_in_services: bool,
+    /// The variables that entries of the database may name, each perhaps with `*` at its end; `None`: any
+    /// but the gateway's own.
+    pub entry_variables: Option<Vec<String>>,
     /// PATH instances, which serve every service.
     pub instances: Vec<Upstream>,
     /// Definitions from the file's tables and from flags; they reference only services defined here or
@@ -251,6 +254,7 @@ impl Draft {
                 admin_listen: None,
                 listeners: Vec::new(),
                 built_in_services: true,
+                entry_variables: None,
                 instances: Vec::new(),
                 definitions: Definitions::default(),
                 database: None,

@@ -20,6 +20,7 @@
 //! - `listing`: every entry with its origin and state, for people
 //! - `editor`: reads and changes the database on request
 //! - `change`: decides what a request changes
+//! - `permitted`: which environment variables entries may name
 //! - `feed`, `snapshot`: follows a database on a server
 //! - `watch`: whether the file's content changed
 
@@ -28,6 +29,7 @@ mod editor;
 mod feed;
 mod join;
 mod listing;
+mod permitted;
 mod snapshot;
 mod watch;
 
@@ -38,6 +40,7 @@ use plimsoll_config::Problems;
 
 pub use change::{ChangeError, Outcome, REQUESTS_MAX, Request};
 pub use editor::Editor;
+pub use feed::START_MAX;
 pub use listing::{Item, Listed, Listing, Origin, Selection, State};
 
 use crate::config::{Config, Database, Inputs};

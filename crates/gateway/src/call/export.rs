@@ -57,6 +57,10 @@ const ANSWER_MAX: u64 = 64 << 10;
 /// How often a lasting trouble is logged.
 const LOGGED_EVERY: Nanos = Nanos::from_secs(60);
 
+/// How soon another trouble is logged: an operator who corrects one setting sees what is wrong with the
+/// next.
+const LOGGED_EVERY_OTHER: Nanos = Nanos::from_secs(5);
+
 /// Sends the spans of this process until it ends.
 pub(crate) async fn run(worker: Rc<Worker>) {
     let traces = worker.shared.traces.clone();
@@ -67,6 +71,7 @@ pub(crate) async fn run(worker: Rc<Worker>) {
         queued,
         receiver: None,
         serial: 0,
+        has_sent: false,
         pause: PAUSE_MIN,
         not_before: Nanos::ZERO,
         trouble: None,
@@ -84,10 +89,12 @@ struct Exporter {
     serial: u64,
     /// The next pause; it outlasts a batch.
     pause: Nanos,
+    /// Whether this receiver has accepted any spans.
+    has_sent: bool,
     /// When the receiver wants the next request at the earliest.
     not_before: Nanos,
-    /// When the present trouble was last logged.
-    trouble: Option<Nanos>,
+    /// The present trouble, and when it was last logged.
+    trouble: Option<(Nanos, String)>,
 }
 
 /// How a receiver answered.
@@ -233,6 +240,7 @@ impl Exporter {
             health: Arc::default(),
         });
         self.receiver = Some((settings.clone(), receiver.clone()));
+        self.has_sent = false;
         (self.pause, self.not_before) = (PAUSE_MIN, Nanos::ZERO);
         Ok(Some(receiver))
     }
@@ -256,7 +264,7 @@ impl Exporter {
         if answer.as_ref().is_err_and(|failure| failure.stale) {
             answer = self.exchange(receiver, &request(Reuse::New)).await;
         }
-        answer.unwrap_or_else(|failure| Answer::Later(None, reason(&failure).into()))
+        answer.unwrap_or_else(|failure| Answer::Later(None, reason(&failure)))
     }
 
     async fn exchange(
@@ -268,7 +276,7 @@ impl Exporter {
         let mut reply = self.worker.client.prepare(receiver, request, &limits).await?;
         reply.begin(request).await?;
         let (status, head) = reply.head();
-        let said = format!("it answered with HTTP {status}");
+        let said = said(status);
         match status {
             200..=299 => {
                 // The spans are accepted even if the rest cannot be read.
@@ -288,10 +296,13 @@ impl Exporter {
 
     fn troubled(&mut self, settings: &TraceSettings, why: &str) {
         let now = self.worker.local.now();
-        if self.trouble.is_some_and(|logged| now < logged + LOGGED_EVERY) {
-            return;
+        if let Some((logged, last)) = &self.trouble {
+            let pause = if last == why { LOGGED_EVERY } else { LOGGED_EVERY_OTHER };
+            if now < *logged + pause {
+                return;
+            }
         }
-        self.trouble = Some(now);
+        self.trouble = Some((now, why.into()));
         let receiver = shown(settings);
         tracing::warn!(
             receiver,
@@ -301,8 +312,12 @@ impl Exporter {
 
     fn recovered(&mut self, settings: &TraceSettings) {
         (self.pause, self.not_before) = (PAUSE_MIN, Nanos::ZERO);
-        if self.trouble.take().is_some() {
-            let receiver = shown(settings);
+        let (was_troubled, is_first) = (self.trouble.take().is_some(), !self.has_sent);
+        self.has_sent = true;
+        let receiver = shown(settings);
+        if is_first {
+            tracing::info!(receiver, "spans are sent to {receiver}, which has accepted the first");
+        } else if was_troubled {
             tracing::info!(receiver, "spans are sent to {receiver} again");
         }
     }
@@ -312,13 +327,31 @@ fn shown(settings: &TraceSettings) -> &str {
     settings.endpoint.as_ref().map_or("", |endpoint| &endpoint.url.shown)
 }
 
+/// What a receiver answered, and how to correct it, for the log.
+fn said(status: u16) -> String {
+    let fix = match status {
+        300..=399 => "; redirects are not followed, so set traces.endpoint to where it leads",
+        401 | 403 => "; check the credentials in traces.headers",
+        404 | 405 => "; check the path of traces.endpoint, which is usually /v1/traces",
+        413 => "; let it accept requests of at least 1 MiB",
+        415 => "; it must accept application/x-protobuf",
+        _ => "",
+    };
+    format!("it answered with HTTP {status}{fix}")
+}
+
 /// Why there was no answer, for the log.
-fn reason(failure: &Failure) -> &'static str {
+fn reason(failure: &Failure) -> String {
     match failure.kind {
-        ErrorKind::Unreachable => "it cannot be reached",
-        ErrorKind::TimedOut => "it did not answer in time",
-        ErrorKind::Broken => "it closed the connection, or its answer is not valid HTTP",
-        _ => "its answer cannot be read",
+        ErrorKind::Unreachable => {
+            // The system's message: there was no answer that it could be from.
+            let detail = failure.detail.as_ref().filter(|detail| detail.status.is_none());
+            let why = detail.map(|detail| format!(": {}", String::from_utf8_lossy(&detail.text)));
+            format!("it cannot be reached{}; check traces.endpoint", why.unwrap_or_default())
+        }
+        ErrorKind::TimedOut => "it did not answer in time".into(),
+        ErrorKind::Broken => "it closed the connection, or its answer is not valid HTTP".into(),
+        _ => "its answer cannot be read".into(),
     }
 }
 

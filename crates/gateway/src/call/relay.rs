@@ -13,7 +13,7 @@ use std::io::Write;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use plimsoll_registry::model::Sending;
+use plimsoll_registry::model::{KEY_PREFIX, Sending};
 use plimsoll_rpc::method::{Class, Method};
 use plimsoll_rpc::request::{self, Call, Refused};
 
@@ -416,9 +416,12 @@ pub(crate) fn not_routed(kind: ErrorKind, target: &Target<'_>, method: &str) -> 
     Error { retry_after, ..Error::new(kind, message) }
 }
 
-/// Quotes a caller's text, truncated.
+/// Quotes a caller's text, truncated; not one with an API key in it.
 pub(crate) fn shown(text: &str) -> String {
     const SHOWN_MAX: usize = 64;
+    if text.contains(KEY_PREFIX) {
+        return "\"…\"".into();
+    }
     match text.char_indices().nth(SHOWN_MAX) {
         Some((end, _)) => format!("\"{}…\"", &text[..end]),
         None => format!("\"{text}\""),

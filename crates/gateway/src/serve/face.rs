@@ -21,7 +21,7 @@ use super::decode::decoded;
 use crate::call::forwarded;
 use crate::call::message::{Answer, JSON, Request};
 use crate::call::passed::{self, Passed};
-use crate::call::relay::{self, shown};
+use crate::call::relay;
 use crate::call::rest;
 use crate::call::routing::{Endpoint, Service};
 use crate::call::target::Target;
@@ -34,7 +34,6 @@ use crate::local::Local;
 use crate::offload;
 use line::Described;
 use pages::PageRequest;
-use plimsoll_registry::model::{KEY_PREFIX, masked};
 use plimsoll_registry::settings::{Cors, Faces};
 
 const TEXT: &[u8] = b"text/plain; charset=utf-8";
@@ -266,13 +265,7 @@ impl<'a> RequestContext<'a, '_> {
         if request.fields.websocket {
             return Err(no_websocket());
         }
-        // A path that ends in a slash has no key; it names no endpoint.
-        let with_key = id.and_then(|id| id.split_once('/')).filter(|(_, key)| !key.is_empty());
-        let (id, key) = match (with_key, id) {
-            (Some((id, key)), _) => (Some(unescaped(id)), Some(unescaped(key))),
-            (None, Some(id)) => (Some(unescaped(id)), None),
-            (None, None) => (self.query.and_then(|query| parameter(query, "endpoint")), None),
-        };
+        let (id, key) = named(id, self.query);
         let endpoint = id.as_deref().and_then(|id| view.routing.endpoint(id));
         self.endpoint.set(endpoint);
         match request.method {
@@ -288,10 +281,7 @@ impl<'a> RequestContext<'a, '_> {
             return Err(Error::new(ErrorKind::MissingEndpoint, message));
         };
         let Some(endpoint) = endpoint else {
-            // It may be a key in the place of the id.
-            let is_key = id.starts_with(KEY_PREFIX);
-            let id = if is_key { Cow::Owned(masked(&id)) } else { id };
-            let message = format!("there is no endpoint {}", shown(&id));
+            let message = access::unknown_endpoint(&view.routing, &id);
             return Err(Error::new(ErrorKind::UnknownEndpoint, message));
         };
         let key = access::check(self, endpoint, key.as_deref())?;
@@ -397,6 +387,21 @@ pub(super) fn split(target: &str) -> (&str, Option<&str>) {
     match memchr::memchr(b'?', target.as_bytes()) {
         Some(at) => (&target[..at], Some(&target[at + 1..])),
         None => (target, None),
+    }
+}
+
+/// The endpoint's id and the key that a request names: behind `/api/gateway/`, or the id in the query.
+#[inline]
+fn named<'r>(
+    in_path: Option<&'r str>,
+    query: Option<&'r str>,
+) -> (Option<Cow<'r, str>>, Option<Cow<'r, str>>) {
+    // A path that ends in a slash has no key; it names no endpoint.
+    let with_key = in_path.and_then(|id| id.split_once('/')).filter(|(_, key)| !key.is_empty());
+    match (with_key, in_path) {
+        (Some((id, key)), _) => (Some(unescaped(id)), Some(unescaped(key))),
+        (None, Some(id)) => (Some(unescaped(id)), None),
+        (None, None) => (query.and_then(|query| parameter(query, "endpoint")), None),
     }
 }
 

@@ -34,7 +34,8 @@ pub(super) enum Command {
     /// Add all entries of a file, or none
     #[command(after_help = "\
 The file has tables [[service]], [[upstream]] and [[endpoint]], as in the configuration file. If any \
-entry is not valid, all that is wrong is listed and nothing is added.")]
+entry is not valid, all that is wrong is listed and nothing is added. A file by plimsoll gateway export \
+also says what is disabled.")]
     Import {
         /// File to read
         file: PathBuf,
@@ -43,12 +44,32 @@ entry is not valid, all that is wrong is listed and nothing is added.")]
         #[command(flatten)]
         format: FormatArgs,
     },
+    /// Write the entries of the database, with their secrets, as a file for import
+    #[command(after_help = "\
+Entries are written as they are stored: ${NAME} stays ${NAME}, and secrets that were written out are \
+written out. The admin API gives no secrets away, so the command reads the database, without --admin. \
+Usage is not exported; see plimsoll gateway usage --format csv.
+
+Example:
+  plimsoll gateway export --database sqlite:plimsoll.db \\
+      --output entries.toml
+  plimsoll gateway import entries.toml --database \"$DATABASE_URL\"
+      move from SQLite to Postgres; add --set NAME=any for each variable that
+      is not set here")]
+    Export(ExportArgs),
     /// Make a token for the admin API, and its hash for admin_token_sha256
     Token,
     /// Show or empty the cache of a running gateway
     Cache(CacheArgs),
     /// Show what customers have used, and what that costs
     Usage(UsageArgs),
+}
+
+#[derive(Args)]
+pub(super) struct ExportArgs {
+    /// New file to write, readable by its owner only [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -205,6 +226,13 @@ pub(super) fn run(
         Command::Import { file, replace, format } => {
             (format, Task::Import(import::requests(&file, replace.replace)?))
         }
+        Command::Export(args) => {
+            if admin.is_some() {
+                let hint = "leave out --admin; give --config FILE or --database URL";
+                return Err(usage_error("export reads the database, not the admin API", hint));
+            }
+            return super::export::run(&args, inputs);
+        }
         Command::Cache(args) => return super::cache::run(args, &inputs, admin),
         Command::Key(args) => (FormatArgs { format: Format::Table }, Task::Key(args)),
         Command::Usage(args) => return super::usage::run(&args, inputs, admin),
@@ -324,11 +352,24 @@ fn report_import(requests: &[Request], changed: &Changed, format: Format) -> any
         let value = wire::show_changed(requests, changed);
         return put(&format!("{}\n", value["outcomes"]));
     }
-    let count = |outcome: Outcome| changed.outcomes.iter().filter(|one| **one == outcome).count();
+    let is_addition = |request: &Request| matches!(request, Request::Add { .. });
+    let outcomes: Vec<(&Request, Outcome)> =
+        requests.iter().zip(changed.outcomes.iter().copied()).collect();
+    let count = |outcome: Outcome| {
+        outcomes.iter().filter(|(request, one)| is_addition(request) && *one == outcome).count()
+    };
     let added = count(Outcome::Changed) + count(Outcome::ReplacedBuiltIn);
     let (replaced, unchanged) = (count(Outcome::Replaced), count(Outcome::Unchanged));
     let database = &changed.database;
-    tell(&format!("added {added}, replaced {replaced}, left {unchanged} unchanged in {database}"));
+    let disabled =
+        outcomes.iter().filter(|(request, one)| !is_addition(request) && *one == Outcome::Changed);
+    let disabled = match disabled.count() {
+        0 => String::new(),
+        count => format!("; disabled {count}"),
+    };
+    tell(&format!(
+        "added {added}, replaced {replaced}, left {unchanged} unchanged in {database}{disabled}"
+    ));
     Ok(())
 }
 

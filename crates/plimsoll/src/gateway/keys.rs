@@ -5,11 +5,13 @@
 use super::access::Access;
 use super::additions::LimitArgs;
 use super::entries::FormatArgs;
-use super::listing::{Format, table};
+use super::listing::{Format, limits, table};
+use super::messages::counted;
 use crate::{put, stdout_columns, tell, usage_error};
 use clap::{Args, Subcommand};
 use plimsoll_config::nearest;
 use plimsoll_config::values::quote;
+use plimsoll_measure::WallClock;
 use plimsoll_registry::model::KEY_PREFIX;
 use plimsoll_registry::sources::{Outcome, Request};
 use plimsoll_registry::store::EntryKind;
@@ -159,6 +161,7 @@ async fn list(access: &mut Access, only: Option<&str>, format: Format) -> anyhow
         };
         return Err(usage_error(format!("there is no endpoint \"{id}\""), hint));
     }
+    let now = WallClock::now();
     let mut keys: Vec<Value> = Vec::new();
     for entry in listed.entries.iter().filter(|one| only.is_none_or(|only| only == one.id())) {
         for key in entry.entry["keys"].as_array().into_iter().flatten() {
@@ -171,6 +174,8 @@ async fn list(access: &mut Access, only: Option<&str>, format: Format) -> anyhow
                 key["last_used"] =
                     used.iter().find(same).map_or(Value::Null, |one| one["last_used"].clone());
             }
+            let ends = key["expires"].as_str().and_then(WallClock::parse);
+            key["expired"] = ends.is_some_and(|ends| ends <= now).into();
             keys.push(key);
         }
     }
@@ -187,16 +192,54 @@ async fn list(access: &mut Access, only: Option<&str>, format: Format) -> anyhow
         head.insert(4, "LAST USED");
         columns.insert(4, "last_used");
     }
-    let cell = |value: &Value| value.as_str().unwrap_or("–").to_string();
-    let row = |key: &Value| columns.iter().map(|column| cell(&key[*column])).collect::<Vec<_>>();
+    let cell = |key: &Value, column: &str| match column {
+        "expires" => expiry(key, now),
+        "limits" => limits(&key["limits"]),
+        _ => key[column].as_str().unwrap_or("–").to_string(),
+    };
+    let row = |key: &Value| columns.iter().map(|column| cell(key, column)).collect::<Vec<_>>();
     let rows = std::iter::once(head.iter().map(|cell| cell.to_string()).collect());
     let rows: Vec<Vec<String>> = rows.chain(keys.iter().map(row)).collect();
     put(&table(&rows, stdout_columns()))
 }
 
+/// Within this many days before its end, a table says how soon a key ends.
+const SOON_DAYS: u64 = 30;
+const DAY_NS: u64 = 24 * 3_600 * 1_000_000_000;
+
+/// When a key ends, in a cell.
+fn expiry(key: &Value, now: WallClock) -> String {
+    let Some(text) = key["expires"].as_str() else { return "–".into() };
+    let day = text.strip_suffix("T00:00:00Z").unwrap_or(text);
+    let Some(ends) = WallClock::parse(text) else { return text.into() };
+    match ends.unix_ns.checked_sub(now.unix_ns).filter(|left| *left > 0) {
+        None => format!("{day} (expired)"),
+        Some(left) if left >= SOON_DAYS * DAY_NS => day.into(),
+        Some(left) if left < DAY_NS => format!("{day} (within a day)"),
+        Some(left) => format!("{day} (in {})", counted((left / DAY_NS) as usize, "day")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_that_end_soon_are_marked() {
+        let now = WallClock::parse("2026-11-27T12:00:00Z").expect("a date");
+        let check = |expires: &str, shown: &str| {
+            assert_eq!(expiry(&json!({ "expires": expires }), now), shown);
+        };
+        check("2027-06-30T00:00:00Z", "2027-06-30");
+        check("2027-06-30T12:00:00Z", "2027-06-30T12:00:00Z");
+        check("2026-11-27T12:00:00Z", "2026-11-27T12:00:00Z (expired)");
+        check("2020-01-01T00:00:00Z", "2020-01-01 (expired)");
+        check("2026-11-28T00:00:00Z", "2026-11-28 (within a day)");
+        check("2026-11-29T00:00:00Z", "2026-11-29 (in 1 day)");
+        check("2026-12-27T00:00:00Z", "2026-12-27 (in 29 days)");
+        check("2026-12-28T00:00:00Z", "2026-12-28");
+        assert_eq!(expiry(&json!({}), now), "–");
+    }
 
     #[test]
     fn keys_are_random_and_plain() {

@@ -4,10 +4,10 @@ use crate::stdout_columns;
 use plimsoll_config::Text;
 use plimsoll_config::values::{show_duration, show_rate};
 use plimsoll_measure::Nanos;
-use plimsoll_registry::config::{
-    show_date, show_endpoint, show_limits, show_service, show_upstream,
+use plimsoll_registry::config::{show_date, show_endpoint, show_service, show_upstream};
+use plimsoll_registry::model::{
+    Access, AccessKey, CallLimits, Endpoint, MethodRules, Service, Upstream,
 };
-use plimsoll_registry::model::{Access, AccessKey, Endpoint, MethodRules, Service, Upstream};
 use plimsoll_registry::sources::{Item, Listed, State};
 use plimsoll_registry::store::EntryKind;
 use serde_json::{Value, json};
@@ -54,7 +54,9 @@ pub(super) fn list(kind: EntryKind, entries: &[Shown], format: Format) -> String
                 EntryKind::Upstream => {
                     &["ID", "SERVICE", "KIND", "TIER", "WEIGHT", "FROM", "STATE", "URL"]
                 }
-                EntryKind::Endpoint => &["ID", "SERVICE", "FROM", "STATE", "METHODS"],
+                EntryKind::Endpoint => {
+                    &["ID", "SERVICE", "FROM", "STATE", "KEYS", "LIMITS", "METHODS"]
+                }
             };
             let head = head.iter().map(|cell| cell.to_string()).collect();
             let rows = entries.iter().map(|shown| row(kind, &shown.entry));
@@ -119,7 +121,13 @@ fn row(kind: EntryKind, entry: &Value) -> Vec<String> {
             cells
         }
         EntryKind::Endpoint => {
-            vec![cell("id"), service, cell("from"), cell("state"), methods(&entry["methods"])]
+            let keys = match entry["keys"].as_array().map_or(0, Vec::len) {
+                0 => "–".into(),
+                count => count.to_string(),
+            };
+            let limits = limits(&entry["limits"]);
+            let methods = methods(&entry["methods"]);
+            vec![cell("id"), service, cell("from"), cell("state"), keys, limits, methods]
         }
     }
 }
@@ -142,30 +150,66 @@ fn methods(rules: &Value) -> String {
     }
 }
 
-/// Aligned columns; lines longer than `width` are truncated.
-pub(super) fn table(rows: &[Vec<String>], width: usize) -> String {
-    let columns = rows.first().map_or(0, Vec::len);
-    let longest = |column: usize| {
-        rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()
+/// Limits in a cell.
+pub(super) fn limits(limits: &Value) -> String {
+    let rate = |key: &str, what: &str| {
+        let rate = limits[key].as_str()?;
+        // "20/s" of calls, and "1/500ms".
+        let (number, per) = rate.split_once('/')?;
+        Some(format!("{number} {what}/{per}"))
     };
-    let widths: Vec<usize> = (0..columns).map(longest).collect();
+    let quota = |key: &str, per: &str| Some(format!("{} units/{per}", limits[key].as_u64()?));
+    let parts = [
+        rate("calls", "calls"),
+        rate("compute_units", "units"),
+        quota("daily_compute_units", "day"),
+        quota("monthly_compute_units", "month"),
+    ];
+    match parts.into_iter().flatten().collect::<Vec<_>>().join(", ") {
+        none if none.is_empty() => "–".into(),
+        text => text,
+    }
+}
+
+/// The narrowest width at which the last column is cut rather than moved below its row.
+const LAST_MIN: usize = 10;
+
+/// Aligned columns. Those that do not fit into `width` stand below their row, each on a line with its name;
+/// longer lines are cut.
+pub(super) fn table(rows: &[Vec<String>], width: usize) -> String {
+    let Some(head) = rows.first() else { return String::new() };
+    let width = width.max(20);
+    let longest =
+        |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..head.len()).map(longest).collect();
+    // Where each column ends.
+    let ends = widths.iter().scan(0, |from, width| {
+        *from += width + 2;
+        Some(*from - 2)
+    });
+    let fitting = ends.clone().take_while(|end| *end <= width).count();
+    let left = ends.take(fitting).last().map_or(width, |end| width.saturating_sub(end + 2));
+    let all_but_last = fitting + 1 == head.len() && left >= LAST_MIN;
+    let beside = if all_but_last { head.len() } else { fitting.max(1) };
     let mut out = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            line += &format!("{cell:width$}  ");
+    for (at, row) in rows.iter().enumerate() {
+        let cells = row.iter().zip(&widths).take(beside);
+        let line: String = cells.map(|(cell, width)| format!("{cell:width$}  ")).collect();
+        out += &cut(line.trim_end(), width);
+        let below = head.iter().zip(row).skip(beside).filter(|(_, cell)| at > 0 && *cell != "–");
+        for (name, cell) in below {
+            out += &cut(&format!("  {}: {cell}", name.to_lowercase()), width);
         }
-        let line = line.trim_end();
-        match line.char_indices().nth(width.max(20)) {
-            None => out += line,
-            Some(_) => {
-                let kept: String = line.chars().take(width.max(20) - 1).collect();
-                out += &format!("{kept}…");
-            }
-        }
-        out.push('\n');
     }
     out
+}
+
+/// A line of at most this many characters.
+fn cut(line: &str, width: usize) -> String {
+    match line.char_indices().nth(width) {
+        None => format!("{line}\n"),
+        Some(_) => format!("{}…\n", line.chars().take(width - 1).collect::<String>()),
+    }
 }
 
 fn value(entry: &Listed) -> Value {
@@ -219,7 +263,7 @@ fn endpoint_value(endpoint: &Endpoint) -> Value {
             "name": key.name,
             "fingerprint": key.fingerprint(),
             "expires": key.expires.map(show_date),
-            "limits": show_limits(&key.limits),
+            "limits": limits_value(&key.limits),
         })
     };
     let networks: Vec<String> = networks.iter().map(|network| network.to_string()).collect();
@@ -228,7 +272,21 @@ fn endpoint_value(endpoint: &Endpoint) -> Value {
         "keys": keys.iter().map(key).collect::<Vec<_>>(),
         "origins": origins,
         "networks": networks,
-        "limits": show_limits(limits),
+        "limits": limits_value(limits),
+    })
+}
+
+fn limits_value(limits: &CallLimits) -> Value {
+    if *limits == CallLimits::default() {
+        return Value::Null;
+    }
+    let CallLimits { calls, compute_units, burst, daily, monthly } = limits;
+    json!({
+        "calls": calls.map(show_rate),
+        "compute_units": compute_units.map(show_rate),
+        "burst": burst.map(span),
+        "daily_compute_units": daily,
+        "monthly_compute_units": monthly,
     })
 }
 
@@ -248,5 +306,13 @@ mod tests {
         let whole = "ID      URL\na       http://ä.example/\nlonger  –\n";
         assert_eq!(table(&rows, usize::MAX), whole);
         assert_eq!(table(&rows, 20), "ID      URL\na       http://ä.ex…\nlonger  –\n");
+        let rows =
+            [["ID", "STATE", "LIMITS", "METHODS"], ["a-long-id", "enabled", "20 calls/s", "–"]];
+        let rows: Vec<Vec<String>> =
+            rows.iter().map(|row| row.map(String::from).to_vec()).collect();
+        let narrow = "ID         STATE\na-long-id  enabled\n  limits: 20 calls/s\n";
+        assert_eq!(table(&rows, 20), narrow);
+        assert_eq!(table(&rows, 35).lines().count(), 2);
+        assert!(table(&rows, 40).starts_with("ID         STATE    LIMITS      METHODS\n"));
     }
 }

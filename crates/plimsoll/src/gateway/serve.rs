@@ -17,8 +17,8 @@ use anyhow::Context;
 use plimsoll_gateway::{Definitions, Drained, Gateway, Host, Process, Settings, StartError};
 use plimsoll_registry::config::{Config, Inputs, instance_name};
 use plimsoll_registry::settings::{Limits, UsageSettings};
-use plimsoll_registry::sources::{LoadError, Sources};
-use plimsoll_registry::store::StoreErrorKind;
+use plimsoll_registry::sources::{LoadError, START_MAX, Sources};
+use plimsoll_registry::store::{Report, StoreErrorKind};
 use plimsoll_registry::usage::{Inbox, Recorder};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -44,9 +44,25 @@ pub(super) fn run(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<ExitCode> 
     done
 }
 
-/// Loads the configuration and the definitions, and prints notes.
+/// When a start first reports that it waits for the database, and how often it repeats that.
+const REMIND_FIRST: Duration = Duration::from_millis(500);
+const REMIND_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Loads the configuration and the definitions, and prints notes; reports what it waits for.
 pub(super) async fn load(sources: &mut Sources) -> anyhow::Result<(Config, Definitions)> {
-    let loaded = sources.load().await;
+    let status = sources.status().clone();
+    let start = tokio::time::Instant::now();
+    let mut reminders = tokio::time::interval_at(start + REMIND_FIRST, REMIND_INTERVAL);
+    let loaded = {
+        let loading = sources.load();
+        tokio::pin!(loading);
+        loop {
+            tokio::select! {
+                loaded = &mut loading => break loaded,
+                _ = reminders.tick() => tell(&waiting(&status.report(), start.elapsed())),
+            }
+        }
+    };
     let (config, definitions) = loaded.map_err(|error| match &error {
         // Not a mistake in the setup: a service manager should try again.
         LoadError::Store(store) if matches!(store.kind, StoreErrorKind::Unreachable(_)) => {
@@ -56,6 +72,16 @@ pub(super) async fn load(sources: &mut Sources) -> anyhow::Result<(Config, Defin
     })?;
     super::tell_notes(&config, &definitions);
     Ok((config, definitions))
+}
+
+/// The reminder that is printed while a start waits.
+fn waiting(report: &Report, waited: Duration) -> String {
+    let (waited, most) = (waited.as_secs(), START_MAX.as_secs());
+    let why = match report.why.as_str() {
+        "" => "it has not answered yet",
+        why => why,
+    };
+    format!("waiting for the database, {waited} of at most {most} s: {why}")
 }
 
 async fn serve(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<ExitCode> {

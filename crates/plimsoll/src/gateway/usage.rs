@@ -4,14 +4,15 @@
 //! printed as a table for people, or as CSV or JSON for programs.
 
 pub(super) mod report;
+mod shown;
+mod unknown;
 
 use super::admin::client::Client;
-use super::load_words;
-use crate::{put, tell, usage_error};
+use crate::{put, stdout_columns, tell, usage_error};
 use clap::Args;
 use plimsoll_registry::config::Inputs;
 use plimsoll_registry::sources::Editor;
-use report::{Asked, Report, ReportError};
+use report::{Asked, Report};
 use serde_json::Value;
 use std::process::ExitCode;
 
@@ -33,7 +34,7 @@ pub(super) struct UsageArgs {
     /// First month, day or hour [default: this month]
     #[arg(long, value_name = "MOMENT")]
     from: Option<String>,
-    /// First month, day or hour that is left out [default: none]
+    /// The month, day or hour before which the time ends [default: none]
     #[arg(long, value_name = "MOMENT")]
     to: Option<String>,
     /// What to distinguish: hour, day or month, endpoint, key, service, method [default:
@@ -80,24 +81,32 @@ pub(super) fn run(
         key: args.key.as_deref(),
         method: args.method.as_deref(),
     };
-    let query = asked.query().map_err(|why| usage_error(why, ""))?;
+    // Each message starts with the name of a parameter, which is that of a flag.
+    let query = asked.query().map_err(|why| usage_error(format!("--{why}"), ""))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if let (Some(client), UsageFormat::Csv) = (&admin, args.format) {
+        put(&runtime.block_on(client.usage_csv(&asked.parameters()))?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let answer = runtime.block_on(async {
         match admin {
-            Some(mut client) => client.usage(&asked.parameters()).await,
+            Some(client) => client.usage(&asked.parameters()).await,
             None => {
                 let inputs = Inputs { variables: inputs.variables.leave_unset(), ..inputs };
                 let mut editor = Editor::new(inputs);
                 let report = Report::of(&mut editor, &query).await;
                 editor.close().await;
-                let report = report.map_err(refused)?;
+                let report = report.map_err(|error| {
+                    let (message, hint) = error.words();
+                    usage_error(message, hint)
+                })?;
                 Ok(report.page(1, usize::MAX))
             }
         }
     })?;
     match args.format {
         UsageFormat::Json => put(&format!("{answer:#}\n"))?,
-        UsageFormat::Csv => put(&report::csv(&answer))?,
+        UsageFormat::Csv => put(&shown::csv(&answer))?,
         UsageFormat::Table => print_table(&answer)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -108,20 +117,16 @@ fn print_table(answer: &Value) -> anyhow::Result<()> {
         tell("nothing was used in this time");
         return Ok(());
     }
-    put(&report::table(answer))?;
+    let (table, left_out) = shown::table(answer, stdout_columns());
+    put(&table)?;
+    if !left_out.is_empty() {
+        let columns = left_out.join(", ");
+        tell(&format!(
+            "note: left out because the terminal is too narrow: {columns}; --format csv has all columns"
+        ));
+    }
     if answer["currency"].is_string() || !answer["total"]["network_upokt"].is_null() {
         tell("note: costs are computed from the configured price and parameters of the network");
     }
     Ok(())
-}
-
-fn refused(error: ReportError) -> anyhow::Error {
-    match error {
-        ReportError::Load(error) => {
-            let (message, hint) = load_words(&error);
-            usage_error(message, hint)
-        }
-        ReportError::Store(error) => usage_error(error.to_string(), error.hint()),
-        ReportError::Currencies(why) => usage_error(why, "write all prices in one currency"),
-    }
 }

@@ -66,7 +66,18 @@ fn keys_are_managed_by_commands() {
             list.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(rows.len(), 3, "{list}");
         assert_eq!(rows[1][..3], [&endpoint, "app", other["fingerprint"].as_str().unwrap()]);
-        assert_eq!((rows[2][1], rows[2][3]), ("web", "2100-01-01T00:00:00Z"));
+        assert_eq!((rows[2][1], rows[2][3]), ("web", "2100-01-01"));
+        assert!(rows[2].ends_with(&["20", "calls/s"]), "{list}");
+        let (listed, _) = ok("key list acme --format json");
+        let listed: Value = serde_json::from_str(&listed).unwrap();
+        assert_eq!(listed[1]["limits"]["calls"], "20/s");
+        assert_eq!(
+            (&listed[1]["expires"], &listed[1]["expired"]),
+            (&json!("2100-01-01T00:00:00Z"), &json!(false))
+        );
+        let (listed, _) = ok("endpoint list");
+        let line = listed.lines().find(|line| line.starts_with(&endpoint)).unwrap();
+        assert!(line.contains("enabled  2     1000 calls/s, 9000 units/month  all"), "{listed}");
         // When a key was used is known to the gateway only.
         assert_eq!(list.contains("LAST USED"), admin.is_some(), "{list}");
         assert!(admin.is_none() || rows[2][4].starts_with("20"), "{list}");
@@ -83,6 +94,9 @@ fn keys_are_managed_by_commands() {
         for words in ["--expires", "--calls", "--burst", "--daily-compute-units"] {
             assert!(wrong.contains(words), "{words}: {wrong}");
         }
+        let (code, _, late) = run("key add acme --name x --expires 2020-01-01");
+        assert_eq!(code, 2, "{late}");
+        assert!(late.contains("--expires: 2020-01-01T00:00:00Z is in the past"), "{late}");
         assert!(run("key add nobody --name x").2.contains("there is no endpoint \"nobody\""));
         ok("key remove acme web");
         until("the key is gone", || with_key(address, &endpoint, key).status == 401);

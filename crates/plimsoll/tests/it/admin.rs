@@ -110,6 +110,37 @@ fn endpoint(id: &str) -> Value {
 }
 
 #[test]
+fn questions_about_usage_are_checked() {
+    let gateway = Gateway::start();
+    let ask = |query: &str, headers: &str| {
+        gateway.send(&format!("GET /api/v1/usage?from=2026-01&{query}"), headers, "")
+    };
+    let refuse = |query: &str, status: u16, words: &str| {
+        let (found, _, body) = ask(query, "");
+        assert_eq!(found, status, "{query}: {body}");
+        let error: Value = serde_json::from_str(&body).unwrap();
+        assert!(error["error"]["message"].as_str().unwrap().contains(words), "{query}: {body}");
+    };
+    for name in ["endpoint", "key", "service", "method"] {
+        refuse(&format!("{name}=a%00b"), 400, &format!("{name}: it has a control character"));
+        refuse(&format!("{name}=%C2%85"), 400, &format!("{name}: it has a control character"));
+        refuse(&format!("{name}={}", "x".repeat(257)), 400, &format!("{name}: it has over 256"));
+    }
+    refuse("endpoint=nope", 404, "there is no endpoint \"nope\"");
+    refuse("format=csv&page=1", 400, "CSV has all rows and no pages");
+    refuse("format=csv&per_page=10", 400, "CSV has all rows and no pages");
+    refuse("per_page=1001", 400, "per_page must be a number from 1 to 1000");
+    for (query, headers) in [("format=csv", ""), ("method=x", "Accept: text/csv\r\n")] {
+        let (status, head, body) = ask(query, headers);
+        assert_eq!(status, 200, "{body}");
+        assert!(head.contains("content-type: text/csv"), "{head}");
+        assert!(body.starts_with("endpoint,service,calls,ok,errors,"), "{body}");
+    }
+    let (status, _, body) = ask("endpoint=", "");
+    assert_eq!(status, 200, "{body}");
+}
+
+#[test]
 fn tokens_are_required_and_the_api_is_for_operators_only() {
     let gateway = Gateway::start();
     let check = |address: &str, request: &str, header: &str, status: u16| {
@@ -449,7 +480,7 @@ fn commands_say_the_same_through_a_gateway() {
     }
     for (admin, words) in [
         ("127.0.0.1:1", "cannot be asked"),
-        (gateway.address.as_str(), "no such path"),
+        (gateway.address.as_str(), "the address of admin_listen"),
         ("user:pw@h", "user name"),
         ("127.0.0.1:1/x", "the URL has a path"),
     ] {

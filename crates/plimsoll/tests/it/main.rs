@@ -14,6 +14,7 @@ mod customers;
 mod demo;
 mod docs;
 mod doctor;
+mod export;
 mod failure;
 mod fleet;
 mod full;

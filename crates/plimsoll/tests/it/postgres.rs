@@ -98,6 +98,9 @@ fn starts_wait_for_the_server_and_refuse_newer_schemas() {
     let folder = Folder::new();
     let args = ["--listen", "127.0.0.1:0", "--database", &server.url()];
     let process = Process::start(&folder, &args);
+    // It says what it waits for, and again after a while.
+    process.wait_for("of at most 30 s: it has not answered yet");
+    process.wait_for("no answer within 3 s");
     server.signal(Signal::SIGCONT);
     process.address("");
     process.stop();

@@ -63,8 +63,8 @@ fn an_endpoint_can_be_added_disabled_replaced_and_removed() {
     assert_eq!(
         done(&folder, "endpoint list").stdout,
         format!(
-            "ID                                   SERVICE  FROM      STATE    METHODS\n\
-             {id}  eth      database  enabled  eth_* except eth_getLogs\n"
+            "ID                                   SERVICE  FROM      STATE    KEYS  LIMITS  METHODS\n\
+             {id}  eth      database  enabled  –     –       eth_* except eth_getLogs\n"
         )
     );
     refused(

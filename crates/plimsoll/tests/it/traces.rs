@@ -442,7 +442,7 @@ fn hostile_receivers_cost_spans_and_no_calls() {
     // Not HTTP, no capacity, a reset; then accepted, although the answer never ends.
     assert_eq!(call(&address, "b", "").status, 200);
     until(2.0, 0.0, 2.0);
-    process.wait_for("again");
+    process.wait_for("has accepted the first");
     // One of two spans is rejected.
     assert_eq!(call(&address, "c", "").status, 200);
     until(3.0, 1.0, 2.0);

@@ -257,9 +257,26 @@ fn questions_about_usage_are_checked() {
     );
     check(&[], "prices are in EUR and in USD");
     folder.file("gateway.toml", "");
-    let empty = usage(&folder, &[]);
-    assert_eq!((empty.code, empty.stdout.as_str()), (0, ""), "{}", empty.stderr);
-    assert!(empty.stderr.contains("nothing was used"), "{}", empty.stderr);
+    // Nowhere to look is not the same as nothing used.
+    check(&[], "plimsoll.db does not exist yet, so no usage is recorded in it");
+    check(&[], "hint: run the command in the folder of the gateway's configuration file");
+    check(&["--database", "off"], "there is no database, so usage is only counted in /metrics");
+    check(&["--database", "off", "--format", "csv"], "hint: set database or DATABASE_URL");
+    for line in ["endpoint add acme --service eth", "key add acme --name web"] {
+        let words: Vec<&str> = ["gateway"].into_iter().chain(line.split(' ')).collect();
+        let done = command(&words).current_dir(folder.path()).output().unwrap();
+        assert!(done.status.success(), "{line}");
+    }
+    for args in [&[][..], &["--endpoint", "acme", "--key", "web", "--service", "eth"]] {
+        let empty = usage(&folder, args);
+        assert_eq!((empty.code, empty.stdout.as_str()), (0, ""), "{}", empty.stderr);
+        assert!(empty.stderr.contains("nothing was used"), "{}", empty.stderr);
+    }
+    check(&["--endpoint", "acmee"], "there is no endpoint \"acmee\", and nothing was used");
+    check(&["--endpoint", "acmee"], "hint: did you mean \"acme\"?");
+    check(&["--endpoint", "acme", "--key", "nope"], "there is no key \"nope\"");
+    check(&["--service", "bitcoin"], "there is no service \"bitcoin\"");
+    check(&["--method", "eth_call\n"], "method: it has a control character");
     // Without a database it is only counted in the metrics.
     let (sim, upstream) = (eth(), "--upstream");
     let node = format!("eth={}", sim.url("eth"));

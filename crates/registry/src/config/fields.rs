@@ -107,7 +107,8 @@ pub(super) fn pass_headers(field: &Field<'_>, draft: &mut Draft) {
 pub(super) fn admin_tokens(field: &Field<'_>, draft: &mut Draft) {
     // What is not a hash may be a token, and is not repeated.
     let hash = |text: &str| {
-        unhex(text).ok_or_else(|| {
+        // With or without the prefix that the hashes of keys have.
+        unhex(text.strip_prefix("sha256:").unwrap_or(text)).ok_or_else(|| {
             "not a SHA-256 hash in 64 hexadecimal digits; plimsoll gateway token makes a token and \
              its hash"
                 .to_string()
@@ -115,6 +116,20 @@ pub(super) fn admin_tokens(field: &Field<'_>, draft: &mut Draft) {
     };
     let items = field.list().unwrap_or_default();
     draft.config.settings.admin_tokens = items.iter().filter_map(|item| item.parse(hash)).collect();
+}
+
+/// Names of variables, each perhaps with `*` at its end.
+pub(super) fn entry_variables(field: &Field<'_>, draft: &mut Draft) {
+    let name = |text: &str| {
+        let plain = text.strip_suffix('*').unwrap_or(text);
+        let is_name = plain.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        if is_name && !text.is_empty() {
+            return Ok(text.to_string());
+        }
+        Err(format!("\"{text}\" is not the name of a variable; write it like NODE_KEY or NODE_*"))
+    };
+    let items = field.list().unwrap_or_default();
+    draft.config.entry_variables = Some(items.iter().filter_map(|item| item.parse(name)).collect());
 }
 
 /// Bytes in hexadecimal.

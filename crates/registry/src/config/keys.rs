@@ -8,8 +8,8 @@ use plimsoll_config::{Field, Place, Problems, Table, Variables, values};
 use plimsoll_measure::Nanos;
 
 use super::fields::{
-    address, addresses, admin_tokens, cors, count, database, file, folder, hex, instances, label,
-    list, log_file, pass_headers, path, set, size, span, time, trusted_proxies,
+    address, addresses, admin_tokens, cors, count, database, entry_variables, file, folder, hex,
+    instances, label, list, log_file, pass_headers, path, set, size, span, time, trusted_proxies,
 };
 use super::show::show_headers;
 use super::{Config, Draft, cache, traces, usage};
@@ -124,7 +124,7 @@ impl Key {
 }
 
 /// Every key, in the order of printing: top-level keys first.
-pub static KEYS: [Key; 56] = [
+pub static KEYS: [Key; 57] = [
     Key::new(
         "listen",
         Form::List,
@@ -194,6 +194,10 @@ pub static KEYS: [Key; 56] = [
         |field, draft| set(&mut draft.config.built_in_services, field.boolean()),
         |config| Some(config.built_in_services.to_string()),
     )
+    .reloads(),
+    Key::new("entry_variables", Form::List, entry_variables, |config| {
+        Some(list(config.entry_variables.as_ref()?.iter().map(|name| quote(name))))
+    })
     .reloads(),
     Key::new("trusted_proxies", Form::List, trusted_proxies, |config| {
         Some(list(config.settings.trusted_proxies.iter().map(|net| quote(&net.to_string()))))

@@ -356,6 +356,7 @@ fn invalid_entries() {
     check(&service("cupr = 0"), &["\"cupr\" must be from 1 to"]);
     check("[usage]\nprice = \"5 USD per call\"\n", &["2:9", "has the unit \"per call\"", unit]);
     check("[usage]\nkeep = \"24h\"\n", &["\"keep\" must be at least \"768h\""]);
+    check("[usage]\nkeep = \"400d\"\n", &["\"400d\" is in days", "write \"9600h\""]);
     check("[usage]\nspool = \"1KiB\"\n", &["must be from 1MiB to"]);
     check("[network]\ncuttm = 1\n", &["2:9: \"network.cucg\" is missing", "CUPR × CUTTM ÷ CUCG"]);
     check("[network]\npokt = \"0.007\"\n", &["\"0.007\" has no currency"]);

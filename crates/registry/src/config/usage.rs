@@ -1,6 +1,6 @@
 //! Reads and checks how usage is recorded and what it costs.
 
-use plimsoll_config::{Field, Place, Problems};
+use plimsoll_config::{Field, Place, Problems, values};
 use plimsoll_measure::Nanos;
 
 use super::fields::span;
@@ -15,7 +15,19 @@ pub(super) const SPOOL_MIN: u64 = 1 << 20;
 
 /// Reads how long usage is kept.
 pub(super) fn keep(field: &Field<'_>) -> Option<Nanos> {
-    let time = field.duration().map(Nanos::from)?;
+    let in_days = |text: &str| text.trim().strip_suffix('d')?.parse::<u32>().ok();
+    let time = if field.is_integer() {
+        field.duration()
+    } else {
+        field.parse(|text| match in_days(text) {
+            Some(days) => Err(format!(
+                "\"{text}\" is in days, for which there is no unit; write \"{}h\"",
+                u64::from(days) * 24
+            )),
+            None => values::duration(text),
+        })
+    };
+    let time = Nanos::from(time?);
     if time < KEEP_MIN {
         let message = format!("\"keep\" must be at least {}, not {}", span(KEEP_MIN), span(time));
         field.problem(message, "monthly quotas are checked against it");

@@ -2,7 +2,8 @@
 
 mod keys;
 
-use plimsoll_config::{Document, Place, Problems, Variables, nearest};
+use plimsoll_config::{Document, Place, Problems, REDACTED, Variables, nearest};
+use plimsoll_measure::WallClock;
 
 use super::LoadError;
 use super::join::{self, Services, held_by_file};
@@ -178,6 +179,43 @@ fn rejection(requests: &[Request], mut rejected: Vec<(usize, ChangeError)>) -> O
     }
 }
 
+/// Checks that new keys have not expired before they were made.
+///
+/// # Errors
+/// Those that have.
+pub(super) fn check_new_keys(
+    requests: &[Request],
+    variables: &Variables,
+    now: WallClock,
+) -> Result<(), ChangeError> {
+    let mut rejected = Vec::new();
+    for (number, request) in requests.iter().enumerate() {
+        if let Request::AddKey { name, lines, .. } = request
+            && let Err(error) = keys::check_expiry(name, lines, variables, now)
+        {
+            rejected.push((number, error));
+        }
+    }
+    rejection(requests, rejected).map_or(Ok(()), Err)
+}
+
+/// Checks that no line has what listings show in the place of a secret: whoever imports a listing would
+/// otherwise learn from failing calls that the secrets are gone.
+fn check_secrets(lines: &[(String, String)]) -> Result<(), ChangeError> {
+    let mut problems = Problems::default();
+    // A default that is not shown is read like none.
+    let default = format!(":-{REDACTED}}}");
+    for (name, line) in lines {
+        if line.replace(&default, "}").contains(REDACTED) {
+            let message = format!("\"{REDACTED}\" stands in the place of a secret");
+            let hint = "write the secret, or ${NAME} for a variable; plimsoll gateway export writes \
+                        entries with their secrets";
+            problems.note(Place::Named(name.clone()), message, hint);
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(ChangeError::Invalid(problems)) }
+}
+
 /// Checks a new entry on its own.
 pub(super) fn check(request: &Request, variables: &Variables) -> Result<(), ChangeError> {
     let (kind, id, service, lines) = match request {
@@ -187,6 +225,7 @@ pub(super) fn check(request: &Request, variables: &Variables) -> Result<(), Chan
         }
         _ => return Ok(()),
     };
+    check_secrets(lines)?;
     // Shown as typed: only messages about entries that exist mask the ids of endpoints.
     if let Err(message) = check_id(id) {
         let mut problems = Problems::default();
@@ -264,7 +303,9 @@ fn decide(
     }
     match request {
         Request::Add { replace, .. } => {
-            existing.add(entry_of(request).expect("an addition"), *replace)
+            let new = entry_of(request).expect("an addition");
+            join::permitted(&new, config, "the request").map_err(ChangeError::Invalid)?;
+            existing.add(new, *replace)
         }
         Request::Enable(..) if existing.is_drained() => existing.set_drained(false),
         Request::Enable(..) => existing.set_disabled(false),

@@ -7,8 +7,9 @@
 use std::sync::Arc;
 
 use plimsoll_config::Variables;
+use plimsoll_measure::WallClock;
 
-use super::change::{REQUESTS_MAX, check, decide_all, refused};
+use super::change::{REQUESTS_MAX, check, check_new_keys, decide_all, refused};
 use super::feed::View;
 use super::listing::Lister;
 use super::{ChangeError, Definitions, Listing, LoadError, Outcome, Request, Selection, join};
@@ -69,6 +70,7 @@ impl Editor {
             }
             _ => {}
         }
+        check_new_keys(requests, variables, WallClock::now())?;
         let config = self.read()?;
         let Some(store) = self.open(true).await? else {
             let hint = "choose a database: --database sqlite:plimsoll.db";
@@ -129,6 +131,18 @@ impl Editor {
         Ok(selection)
     }
 
+    /// The database's entries as they are stored, with the secrets that are written out in them.
+    ///
+    /// # Errors
+    /// If there is no database ([`StoreErrorKind::Missing`]), or it cannot be used.
+    pub async fn stored(&mut self) -> Result<Arc<Entries>, LoadError> {
+        self.read()?;
+        if self.open(false).await?.is_none() {
+            return Err(self.missing().into());
+        }
+        Ok(self.entries().await?)
+    }
+
     fn lister<'e>(&'e self, config: &'e Config, entries: &'e Entries) -> Lister<'e> {
         Lister::new(config, &entries.entries, &self.inputs.variables, self.shown())
     }
@@ -145,18 +159,17 @@ impl Editor {
         Ok((config, definitions))
     }
 
-    /// The sums that a question asks for ([`Store::usage`]); none if there is no database.
+    /// The sums that a question asks for ([`Store::usage`]).
     ///
     /// # Errors
-    /// If the database cannot be used.
+    /// If there is no database ([`StoreErrorKind::Missing`]), or it cannot be used.
     pub async fn usage(
         &mut self,
         query: &UsageQuery,
     ) -> Result<Vec<(Subject, Counts)>, StoreError> {
-        match self.open(false).await {
-            Ok(Some(store)) => store.usage(query).await,
-            Ok(None) | Err(StoreError { kind: StoreErrorKind::Missing, .. }) => Ok(Vec::new()),
-            Err(error) => Err(error),
+        match self.open(false).await? {
+            Some(store) => store.usage(query).await,
+            None => Err(self.missing()),
         }
     }
 
@@ -213,6 +226,10 @@ impl Editor {
             }
         }
         Ok(self.store.clone())
+    }
+
+    fn missing(&self) -> StoreError {
+        StoreError { database: self.shown().into(), kind: StoreErrorKind::Missing }
     }
 
     /// The database's name in problems.

@@ -30,7 +30,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(800);
 
 /// How long a start waits for a server that cannot be reached if there is no snapshot: the two may be
 /// started at the same time.
-const START_MAX: Duration = Duration::from_secs(30);
+pub const START_MAX: Duration = Duration::from_secs(30);
 
 /// How long the maker of a change waits until this process knows it.
 const REACH_MAX: Duration = Duration::from_secs(2);

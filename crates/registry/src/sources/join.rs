@@ -7,7 +7,7 @@ use std::path::Path;
 use plimsoll_config::values::quote;
 use plimsoll_config::{Document, Place, Problem, Problems, Table, Variables};
 
-use super::Item;
+use super::{Item, permitted};
 use crate::config::{
     Config, ParsedEntry, read_endpoint, read_service, read_upstream, unknown_service,
 };
@@ -43,7 +43,8 @@ pub(super) fn join(
             let (message, hint) = unknown_service(entry.kind, service, &known);
             problems.note(place(entry, database), message, hint);
         } else if !entry.disabled {
-            match item(entry, variables, database) {
+            match permitted(entry, config, database).and_then(|()| item(entry, variables, database))
+            {
                 Ok(Item::Service(service)) => definitions.services.push(service),
                 Ok(Item::Upstream(upstream)) => definitions.upstreams.push(*upstream),
                 Ok(Item::Endpoint(endpoint)) => definitions.endpoints.push(endpoint),
@@ -150,6 +151,26 @@ fn place(entry: &Entry, database: &str) -> Place {
 thread_local! {
     /// How many entries this thread has resolved.
     pub(super) static RESOLVED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// Checks that an entry names only variables that entries may name.
+///
+/// # Errors
+/// The names of the others.
+pub(super) fn permitted(entry: &Entry, config: &Config, database: &str) -> Result<(), Problems> {
+    let mut problems = Problems::default();
+    let listed = config.entry_variables.as_deref();
+    for name in permitted::names(entry.definition.as_deref().unwrap_or_default()) {
+        if !permitted::is_permitted(&name, listed) {
+            let message = format!("entries of the database may not use the variable {name}");
+            let hint = format!(
+                "store it under another name, or permit it in the gateway's configuration: \
+                 entry_variables = [\"{name}\", …]"
+            );
+            problems.note(place(entry, database), message, hint);
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
 
 /// Resolves an entry.

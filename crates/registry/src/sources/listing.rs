@@ -214,7 +214,8 @@ impl<'e> Lister<'e> {
                 return Listed { id: item.id().into(), service, origin, state, item: Some(item) };
             }
         };
-        let read = join::item(entry, self.variables, self.database);
+        let read = join::permitted(entry, self.config, self.database)
+            .and_then(|()| join::item(entry, self.variables, self.database));
         let state = match (&read, &entry.service) {
             _ if clashes => State::Refused("it is also defined in the configuration".into()),
             (_, Some(service)) if !services.is_known(service) => {

@@ -280,3 +280,28 @@ fn at_the_end_everything_is_sent_without_pauses() {
         assert_eq!((traces.counts().failed, traces.counts().waiting), (700, 0));
     });
 }
+
+#[test]
+fn the_log_says_how_to_correct_what_a_receiver_refuses() {
+    let check =
+        |status: u16, words: &str| assert!(said(status).contains(words), "{}", said(status));
+    check(301, "HTTP 301; redirects are not followed");
+    check(401, "HTTP 401; check the credentials in traces.headers");
+    check(403, "traces.headers");
+    check(404, "usually /v1/traces");
+    check(413, "at least 1 MiB");
+    check(415, "application/x-protobuf");
+    assert_eq!(said(500), "it answered with HTTP 500");
+    let failure = |detail: Option<&[u8]>| {
+        let failure = Failure::new(ErrorKind::Unreachable, false, "x");
+        reason(&match detail {
+            Some(text) => failure.with_detail(None, text),
+            None => failure,
+        })
+    };
+    assert_eq!(failure(None), "it cannot be reached; check traces.endpoint");
+    assert_eq!(
+        failure(Some(b"connection refused")),
+        "it cannot be reached: connection refused; check traces.endpoint"
+    );
+}

@@ -3,16 +3,18 @@
 //! A key is presented in `Authorization: Bearer`, in `X-Api-Key`, or in the path behind the endpoint's
 //! id. It is hashed and forgotten: no message, log line, metric or upstream request contains it. The
 //! answer does not say whether a wrong key is unknown, expired or another endpoint's; the log does, at
-//! most once a second, and without the key.
+//! most once a second, and without the key. The answer also names what is wrong with the form of a key,
+//! such as a missing "Bearer", because that depends on the request alone.
 
 use plimsoll_measure::Nanos;
-use plimsoll_registry::model::masked;
+use plimsoll_registry::model::{KEY_PREFIX, check_id, masked};
 use plimsoll_registry::settings::Cors;
 use sha2::{Digest, Sha256};
 
 use super::RequestContext;
 use crate::call::forwarded;
-use crate::call::routing::{Access, Endpoint, Key};
+use crate::call::relay::shown;
+use crate::call::routing::{Access, Endpoint, Key, Routing};
 use crate::error::{Error, ErrorKind};
 use crate::observe::stats::WrongKey;
 
@@ -21,6 +23,46 @@ const KEY_LEN_MAX: usize = 256;
 
 /// How often a wrong key is logged.
 const LOG_EVERY: Nanos = Nanos::from_secs(1);
+
+/// Whether a text in the place of an endpoint's id is a key, or contains one.
+pub(super) fn is_key(routing: &Routing, id: &str) -> bool {
+    if routing.endpoint(id).is_some() {
+        return false;
+    }
+    let lower = id.to_ascii_lowercase();
+    ["/", "%2f", KEY_PREFIX].iter().any(|part| lower.contains(part))
+        || routing.has_key(&Sha256::digest(id).into())
+}
+
+/// The message for an id that no endpoint has. Repeats only what may be an id, and is not a key.
+#[cold]
+pub(super) fn unknown_endpoint(routing: &Routing, id: &str) -> String {
+    if is_key(routing, id) {
+        let form = "/api/gateway/ID, with the API key in the header Authorization: Bearer KEY";
+        return format!("there is no such endpoint; call {form}");
+    }
+    match check_id(id) {
+        Ok(()) => format!("there is no endpoint {}", shown(id)),
+        Err(_) => "there is no such endpoint: this is not a valid id".into(),
+    }
+}
+
+/// Why a request has no valid key: the kind that is counted, and what is wrong with its form if that is
+/// known.
+struct Wrong {
+    key: WrongKey,
+    form: Option<&'static str>,
+}
+
+impl From<WrongKey> for Wrong {
+    fn from(key: WrongKey) -> Wrong {
+        Wrong { key, form: None }
+    }
+}
+
+fn malformed(form: &'static str) -> Wrong {
+    Wrong { key: WrongKey::Malformed, form: Some(form) }
+}
 
 /// Checks a request to an endpoint, and finds its key. `in_path`: what stands behind the endpoint's id.
 ///
@@ -79,7 +121,7 @@ fn check_origin(context: &RequestContext<'_, '_>, origins: &[String]) -> Result<
 fn presented<'r>(
     context: &RequestContext<'_, 'r>,
     in_path: Option<&'r str>,
-) -> Result<&'r [u8], WrongKey> {
+) -> Result<&'r [u8], Wrong> {
     let fields = context.request.fields;
     let is_bearer = |scheme: &[u8]| scheme.eq_ignore_ascii_case(b"bearer ");
     let bearer = fields.authorization.and_then(|value| {
@@ -87,15 +129,54 @@ fn presented<'r>(
         is_bearer(scheme).then(|| key.trim_ascii())
     });
     if fields.is_key_repeated {
-        return Err(WrongKey::Conflicting);
+        return Err(WrongKey::Conflicting.into());
     }
     let places = [in_path.map(str::as_bytes), fields.api_key, bearer];
     let mut keys = places.into_iter().flatten().filter(|key| !key.is_empty());
     let Some(key) = keys.next() else {
-        let is_other = fields.authorization.is_some() || fields.api_key.is_some();
-        return Err(if is_other { WrongKey::Malformed } else { WrongKey::Missing });
+        return Err(unread(context));
     };
-    if keys.any(|other| other != key) { Err(WrongKey::Conflicting) } else { Ok(key) }
+    if keys.any(|other| other != key) { Err(WrongKey::Conflicting.into()) } else { Ok(key) }
+}
+
+/// Why there is no key in any place where one is read.
+#[cold]
+fn unread(context: &RequestContext<'_, '_>) -> Wrong {
+    let fields = context.request.fields;
+    match (fields.authorization, fields.api_key) {
+        (Some(value), _) if value.trim_ascii().is_empty() => {
+            malformed("the header Authorization is empty")
+        }
+        (Some(value), _) if value.trim_ascii().eq_ignore_ascii_case(b"bearer") => {
+            malformed("there is no key behind Bearer in the header Authorization")
+        }
+        (Some(value), _) if value.starts_with(KEY_PREFIX.as_bytes()) => {
+            malformed("the word Bearer is missing before the key in the header Authorization")
+        }
+        (Some(_), _) => malformed("the header Authorization is not in the form Bearer KEY"),
+        (None, Some(_)) => malformed("the header X-Api-Key is empty"),
+        (None, None) if context.query.is_some_and(|query| query.contains(KEY_PREFIX)) => Wrong {
+            key: WrongKey::Missing,
+            form: Some("API keys are not read from the query of the URL"),
+        },
+        (None, None) => WrongKey::Missing.into(),
+    }
+}
+
+/// What is wrong with the form of a key that is not known. A key in the configuration may be any text, so
+/// that the form says something only about keys that are not there.
+#[cold]
+fn unknown(presented: &[u8]) -> Wrong {
+    let is_quote = |byte: &u8| matches!(byte, b'"' | b'\'' | b'<' | b'>');
+    if presented.get(..7).is_some_and(|start| start.eq_ignore_ascii_case(b"bearer ")) {
+        malformed("the word Bearer stands before the key where the key is expected alone")
+    } else if presented.first().is_some_and(is_quote) && presented.last().is_some_and(is_quote) {
+        malformed("the API key is in quotes")
+    } else if presented.iter().any(|byte| byte.is_ascii_whitespace() || byte.is_ascii_control()) {
+        malformed("the API key contains white space or a control character")
+    } else {
+        WrongKey::Unknown.into()
+    }
 }
 
 /// The key with this text.
@@ -103,25 +184,25 @@ fn find<'e>(
     context: &RequestContext<'_, '_>,
     access: &'e Access,
     presented: &[u8],
-) -> Result<&'e Key, WrongKey> {
+) -> Result<&'e Key, Wrong> {
     if presented.len() > KEY_LEN_MAX {
-        return Err(WrongKey::Malformed);
+        return Err(malformed("the API key is longer than any key"));
     }
     let hash: [u8; 32] = Sha256::digest(presented).into();
     match access.key(&hash) {
         Some(key) if key.has_expired(|| context.worker.shared.limits.calendar.now()) => {
-            Err(WrongKey::Expired)
+            Err(WrongKey::Expired.into())
         }
         Some(key) => Ok(key),
-        None if context.view.routing.has_key(&hash) => Err(WrongKey::Foreign),
-        None => Err(WrongKey::Unknown),
+        None if context.view.routing.has_key(&hash) => Err(WrongKey::Foreign.into()),
+        None => Err(unknown(presented)),
     }
 }
 
 /// The error for a request without a valid key; counts and logs it.
 #[cold]
-fn refused(context: &RequestContext<'_, '_>, endpoint: &Endpoint, wrong: WrongKey) -> Error {
-    let worker = context.worker;
+fn refused(context: &RequestContext<'_, '_>, endpoint: &Endpoint, wrong: Wrong) -> Error {
+    let (worker, Wrong { key: wrong, form }) = (context.worker, wrong);
     worker.local.counts().wrong_keys[wrong as usize].add(1);
     if worker.shared.limits.may_log(worker.local.recent(), LOG_EVERY) {
         let id = endpoint.access.account.endpoint.as_deref().unwrap_or_default();
@@ -140,5 +221,11 @@ fn refused(context: &RequestContext<'_, '_>, endpoint: &Endpoint, wrong: WrongKe
             (ErrorKind::InvalidKey, "the API key is not valid for this endpoint")
         }
     };
-    Error::new(kind, message)
+    match form {
+        Some(form) => {
+            let fix = "send the header Authorization: Bearer KEY";
+            Error::new(kind, format!("this endpoint needs an API key: {form}; {fix}"))
+        }
+        None => Error::new(kind, message),
+    }
 }

@@ -1,6 +1,6 @@
 //! The access log's line for a request.
 //!
-//! Invariant: a line contains no endpoint id in full, wherever the caller put it, except in
+//! Invariant: a line contains no endpoint id in full and no key, wherever the caller put it, except in
 //! `X-Request-ID`, which is logged as sent. Ids are masked, paths that the gateway does not serve are
 //! shortened to their first word, services that it does not know are masked, and methods that HTTP does
 //! not know are `other`.
@@ -13,13 +13,12 @@ use plimsoll_measure::Nanos;
 use plimsoll_registry::model::masked;
 
 use super::pages::Probe;
-use super::{RequestContext, parameter};
+use super::{RequestContext, access, named};
 use crate::call::forwarded;
 use crate::call::message::Answer;
 use crate::call::routing::Routing;
 use crate::call::worker::{View, Worker};
 use crate::error::CallError;
-use crate::http1::unescaped;
 use crate::observe::access_log::{Entry, Line};
 use crate::observe::stats::CacheUse;
 
@@ -68,10 +67,7 @@ impl<'a> Described<'a> {
         let Described { worker, view, .. } = self;
         let summary = &answer.summary;
         let in_path = self.path.strip_prefix("/api/gateway/").filter(|id| !id.is_empty());
-        let endpoint = match in_path {
-            Some(id) => Some(unescaped(id)),
-            None => self.query.and_then(|query| parameter(query, "endpoint")),
-        };
+        let (endpoint, _) = named(in_path, self.query);
         let mut named = Vec::new();
         summary.write_upstreams(&mut named);
         let now = worker.local.now();
@@ -82,7 +78,7 @@ impl<'a> Described<'a> {
             method: shown_method(self.method),
             path: shown_path(self.path, refused.is_none(), &view.routing),
             service: self.logged_service(endpoint.as_deref()),
-            endpoint: endpoint.map(|id| masked(&id)),
+            endpoint: endpoint.map(|id| shown_endpoint(&id, &view.routing)),
             rpc_method: summary.method.map(|method| method.name()),
             upstreams: &String::from_utf8_lossy(&named).replace(", ", ","),
             cache: summary.cache.map(CacheUse::name),
@@ -108,6 +104,11 @@ impl<'a> Described<'a> {
         };
         Some(Cow::Borrowed(service.model.id.as_str()))
     }
+}
+
+/// An endpoint's id as the log shows it; nothing of a key in its place.
+fn shown_endpoint(id: &str, routing: &Routing) -> String {
+    if access::is_key(routing, id) { HIDDEN.into() } else { masked(id) }
 }
 
 /// The HTTP methods that lines show; any other token may be an id, and long.
@@ -212,6 +213,20 @@ mod tests {
         );
         check("/v1/eth/v1/node/health/", true, "/v1/eth/v1/node/health/");
         check("/v1/ethpath_1764014188689_1764014188693", true, "/v1/…");
+    }
+
+    #[test]
+    fn nothing_of_a_key_is_shown() {
+        let routing = Routing::empty(0);
+        for (id, shown) in [
+            ("customer-4711", "cust…4711"),
+            ("plk_0123456789", HIDDEN),
+            ("acme/plk_0123456789", HIDDEN),
+            ("acme/s3cret-text-of-a-key", HIDDEN),
+            ("ACME%2FPLK_0123456789", HIDDEN),
+        ] {
+            assert_eq!(shown_endpoint(id, &routing), shown);
+        }
     }
 
     #[test]

@@ -84,7 +84,7 @@ pub(crate) async fn answer<'a>(
         return Ok(cors::options(SERVER_METHODS, cors, fields));
     }
     if probe.is_none() && !(path == "/metrics" && faces.admin) {
-        return Err(Error::new(ErrorKind::NoSuchPath, "no such path"));
+        return Err(Error::new(ErrorKind::NoSuchPath, no_such_path(path, faces)));
     }
     match method {
         "GET" | "HEAD" => {}
@@ -104,6 +104,24 @@ pub(crate) async fn answer<'a>(
             Ok(readiness.answer())
         }
         probe => Ok(probe.answer(&state.routing, shared)),
+    }
+}
+
+/// The message for a path that this listener does not serve; says where it is served, if anywhere.
+fn no_such_path(path: &str, faces: Faces) -> &'static str {
+    let is_below = |prefix: &str| {
+        path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    let is_operators = path == "/metrics" || path == super::cache::PATH || is_below("/api/v1");
+    let is_callers = is_below("/v1") || is_below("/api/gateway");
+    if is_below("/api/v1") && faces.admin && faces.serves_calls() {
+        "no such path here; the admin API needs a listener without calls: set admin_listen"
+    } else if is_operators && !faces.admin {
+        "no such path here; pages for operators are served at the address of admin_listen"
+    } else if is_callers && !faces.serves_calls() {
+        "no such path here; calls are served at the addresses of listen"
+    } else {
+        "no such path"
     }
 }
 
@@ -345,4 +363,31 @@ fn with_retry(mut answer: Answer<'_>) -> Answer<'_> {
         answer.fields.push(crate::error::RetryAfter::SOON.field());
     }
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_paths_of_another_listener_are_explained() {
+        let callers = Faces { admin: false, ..Faces::ALL };
+        let operators = Faces { admin: true, ..Faces::NONE };
+        let check = |path: &str, faces: Faces, words: &str| {
+            let message = no_such_path(path, faces);
+            assert!(message.starts_with("no such path") && message.ends_with(words), "{path}");
+        };
+        for path in ["/metrics", "/api/v1/usage", "/api/v1/cache"] {
+            check(path, callers, "at the address of admin_listen");
+        }
+        check("/api/v1/usage", Faces::ALL, "set admin_listen");
+        for path in ["/v1", "/v1/x", "/api/gateway", "/api/gateway/e"] {
+            check(path, operators, "at the addresses of listen");
+        }
+        for path in ["/config", "/v1x", "/api/v1x", "/v2"] {
+            check(path, callers, "no such path");
+            check(path, operators, "no such path");
+            check(path, Faces::ALL, "no such path");
+        }
+    }
 }

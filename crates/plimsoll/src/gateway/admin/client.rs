@@ -107,11 +107,17 @@ impl Client {
         Ok(all)
     }
 
+    /// Asks what was used, as CSV; returns all rows.
+    pub(crate) async fn usage_csv(&self, asked: &[(&str, &str)]) -> anyhow::Result<String> {
+        let path = format!("usage?format=csv{}", parameters(asked));
+        let body = self.succeed("GET", &path, Vec::new()).await?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
     /// Asks what was used; returns all pages as one.
-    pub(crate) async fn usage(&mut self, asked: &[(&str, &str)]) -> anyhow::Result<Value> {
+    pub(crate) async fn usage(&self, asked: &[(&str, &str)]) -> anyhow::Result<Value> {
         let mut whole = Value::Null;
-        let asked: String =
-            asked.iter().map(|(name, value)| format!("&{name}={}", escaped(value))).collect();
+        let asked = parameters(asked);
         for page in 1.. {
             let path = format!("usage?per_page={PER_PAGE}&page={page}{asked}");
             let mut value = self.ask("GET", &path, Vec::new()).await?;
@@ -141,7 +147,7 @@ impl Client {
 
     /// The keys of an endpoint, or of all, as the gateway knows them.
     pub(crate) async fn keys(&mut self, endpoint: Option<&str>) -> anyhow::Result<Vec<Value>> {
-        let query = endpoint.map(|id| format!("?endpoint={id}")).unwrap_or_default();
+        let query = endpoint.map(|id| format!("?endpoint={}", escaped(id))).unwrap_or_default();
         let value = self.ask("GET", &format!("keys{query}"), Vec::new()).await?;
         Ok(value["keys"].as_array().cloned().unwrap_or_default())
     }
@@ -181,12 +187,18 @@ impl Client {
     }
 
     async fn ask(&self, method: &str, path: &str, body: Vec<u8>) -> anyhow::Result<Value> {
+        let body = self.succeed(method, path, body).await?;
+        Ok(serde_json::from_slice(&body).unwrap_or_default())
+    }
+
+    /// The body of a successful answer.
+    async fn succeed(&self, method: &str, path: &str, body: Vec<u8>) -> anyhow::Result<Bytes> {
         let Client { url, .. } = self;
         let (status, body) = self.answer(method, path, body).await?;
-        let value: Value = serde_json::from_slice(&body).unwrap_or_default();
         if status == 200 {
-            return Ok(value);
+            return Ok(body);
         }
+        let value: Value = serde_json::from_slice(&body).unwrap_or_default();
         let error = &value["error"];
         match error["message"].as_str() {
             Some(message) => {
@@ -245,4 +257,9 @@ impl Client {
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
         Ok((status, body.map_err(|why| (why.to_string(), HINT))?.to_bytes()))
     }
+}
+
+/// Parameters of a query, behind others.
+fn parameters(asked: &[(&str, &str)]) -> String {
+    asked.iter().map(|(name, value)| format!("&{name}={}", escaped(value))).collect()
 }

@@ -1,13 +1,15 @@
-//! Reports of usage: read from the database, priced, and shown.
+//! Reports of usage: read from the database, and priced.
 //!
-//! The form between reading and showing is the JSON document that the admin API serves, so that both
-//! ways to ask lead to the same table.
+//! The form between reading and showing ([`super::shown`]) is the JSON document that the admin API serves,
+//! so that both ways to ask lead to the same table.
 
+use super::super::access::load_words;
+use super::{shown, unknown};
 use plimsoll_measure::WallClock;
 use plimsoll_registry::model::Service;
 use plimsoll_registry::settings::UsageSettings;
 use plimsoll_registry::sources::{Editor, LoadError};
-use plimsoll_registry::store::StoreError;
+use plimsoll_registry::store::{StoreError, StoreErrorKind};
 use plimsoll_registry::usage::money::{Amount, Currency, Price, of_upokt, upokt};
 use plimsoll_registry::usage::{
     Counts, Filter, Group, Grouping, HOUR_NS, Period, Span, UsageQuery, fold, month_start,
@@ -49,12 +51,11 @@ impl<'a> Asked<'a> {
             return Err(format!("to: {end} is not after {from}, with which the time starts"));
         }
         let by = Grouping::parse(self.by.unwrap_or(BY)).map_err(|why| format!("by: {why}"))?;
-        let owned = |text: Option<&str>| text.map(String::from);
         let filter = Filter {
-            endpoint: owned(self.endpoint),
-            key: owned(self.key),
-            service: owned(self.service),
-            method: owned(self.method),
+            endpoint: filtered("endpoint", self.endpoint)?,
+            key: filtered("key", self.key)?,
+            service: filtered("service", self.service)?,
+            method: filtered("method", self.method)?,
         };
         Ok(UsageQuery { span: Span { from, to }, by, filter })
     }
@@ -74,6 +75,21 @@ impl<'a> Asked<'a> {
     }
 }
 
+/// The longest text of a filter, in characters: more than any id, name of a key or method has.
+const FILTER_MAX: usize = 256;
+
+/// The text of a filter. Databases cannot compare all control characters, and no id or name has one.
+fn filtered(name: &str, text: Option<&str>) -> Result<Option<String>, String> {
+    let Some(text) = text else { return Ok(None) };
+    if text.chars().any(char::is_control) {
+        return Err(format!("{name}: it has a control character, and no {name} has one"));
+    }
+    if text.chars().nth(FILTER_MAX).is_some() {
+        return Err(format!("{name}: it has over {FILTER_MAX} characters, and no {name} has that"));
+    }
+    Ok(Some(text.into()))
+}
+
 /// Why there is no report.
 #[derive(Debug)]
 pub(in crate::gateway) enum ReportError {
@@ -83,6 +99,38 @@ pub(in crate::gateway) enum ReportError {
     Store(StoreError),
     /// Prices are in several currencies.
     Currencies(String),
+    /// The configuration has no database.
+    NoDatabase,
+    /// Nothing was found, and a filter names something that does not exist: the message and the hint.
+    Unknown(String, String),
+}
+
+impl ReportError {
+    /// The message and the hint.
+    pub(in crate::gateway) fn words(&self) -> (String, String) {
+        match self {
+            ReportError::Load(error) => load_words(error),
+            ReportError::Store(StoreError { database, kind: StoreErrorKind::Missing }) => (
+                format!(
+                    "the database {database} does not exist yet, so no usage is recorded in it"
+                ),
+                "run the command in the folder of the gateway's configuration file, or name its \
+                 configuration or database: --config FILE, --database URL, --admin URL"
+                    .into(),
+            ),
+            ReportError::Store(error) => (error.to_string(), error.hint().into()),
+            ReportError::Currencies(why) => {
+                (why.clone(), "write all prices in one currency".into())
+            }
+            ReportError::NoDatabase => (
+                "there is no database, so usage is only counted in /metrics".into(),
+                "set database or DATABASE_URL where the gateway runs, and here --config FILE, \
+                 --database URL or --admin URL"
+                    .into(),
+            ),
+            ReportError::Unknown(message, hint) => (message.clone(), hint.clone()),
+        }
+    }
 }
 
 /// An answer, with prices.
@@ -103,7 +151,13 @@ impl Report {
     ) -> Result<Report, ReportError> {
         let (config, definitions) = editor.load().await.map_err(ReportError::Load)?;
         let prices = Prices::of(&config.settings.usage, &definitions.services)?;
+        if editor.database().is_none() {
+            return Err(ReportError::NoDatabase);
+        }
         let rows = editor.usage(query).await.map_err(ReportError::Store)?;
+        if rows.is_empty() {
+            unknown::check(editor, &query.filter).await?;
+        }
         Ok(Report { groups: fold(rows, query.by), query: query.clone(), prices })
     }
 
@@ -112,10 +166,25 @@ impl Report {
         self.groups.len().div_ceil(per_page).max(1)
     }
 
+    /// All rows as CSV. Formats one row at a time: as documents, 100,000 rows would take 20 times the
+    /// memory of their text.
+    pub(in crate::gateway) fn csv(&self) -> String {
+        let form = shown::CsvForm::of(&self.document(&[], 1, 1));
+        let mut out = form.header();
+        self.groups.iter().for_each(|group| out += &form.line(&self.row(group)));
+        out
+    }
+
     /// A page as a document; the first has the number 1.
     pub(in crate::gateway) fn page(&self, page: usize, per_page: usize) -> Value {
-        let shown = self.groups.iter().skip((page - 1) * per_page).take(per_page);
-        let shown: Vec<Value> = shown.map(|group| self.row(group)).collect();
+        let from = self.groups.len().min((page - 1).saturating_mul(per_page));
+        let to = self.groups.len().min(from.saturating_add(per_page));
+        self.document(&self.groups[from..to], page, per_page)
+    }
+
+    /// A document with these rows, and with the total of all.
+    fn document(&self, groups: &[Group], page: usize, per_page: usize) -> Value {
+        let shown: Vec<Value> = groups.iter().map(|group| self.row(group)).collect();
         let mut services: BTreeMap<String, Counts> = BTreeMap::new();
         let mut total = Counts::default();
         for group in &self.groups {
@@ -257,125 +326,12 @@ impl Prices {
     }
 }
 
-/// The columns of figures after what is distinguished, as far as a document has them: the key, the
-/// heading of the table, and whether the table shows it.
-const FIGURES: [(&str, &str, bool); 15] = [
-    ("calls", "CALLS", true),
-    ("ok", "OK", false),
-    ("errors", "ERRORS", true),
-    ("failed", "FAILED", true),
-    ("cancelled", "CANCELLED", false),
-    ("hits", "HITS", true),
-    ("relays", "RELAYS", true),
-    ("hedges", "HEDGES", true),
-    ("bytes_in", "BYTES IN", true),
-    ("bytes_out", "BYTES OUT", true),
-    ("compute_units", "UNITS", true),
-    ("charge", "CHARGE", true),
-    ("network_upokt", "uPOKT", true),
-    ("network_cost", "NETWORK", true),
-    ("margin", "MARGIN", true),
-];
-
-/// The columns that a document distinguishes.
-fn columns(answer: &Value) -> Vec<&str> {
-    answer["by"].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
-}
-
-fn rows(answer: &Value) -> impl Iterator<Item = &Value> {
-    answer["usage"].as_array().into_iter().flatten()
-}
-
-/// A value as text; empty if there is none.
-fn plain(value: &Value) -> String {
-    match value {
-        Value::Null => String::new(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
-}
-
-/// A document as CSV with a header.
-pub(in crate::gateway) fn csv(answer: &Value) -> String {
-    let quoted = |text: String| {
-        if text.contains([',', '"', '\n', '\r']) {
-            format!("\"{}\"", text.replace('"', "\"\""))
-        } else {
-            text
-        }
-    };
-    let figures = FIGURES.iter().map(|(key, ..)| *key);
-    let figures = figures.filter(|key| answer["total"].get(key).is_some());
-    let columns: Vec<&str> = columns(answer).into_iter().chain(figures).collect();
-    let currency = answer["currency"].as_str();
-    let header = columns.iter().copied().chain(currency.map(|_| "currency"));
-    let mut out = header.collect::<Vec<_>>().join(",") + "\n";
-    for row in rows(answer) {
-        let cells = columns.iter().map(|column| quoted(plain(&row[*column])));
-        let cells = cells.chain(currency.map(String::from));
-        out += &(cells.collect::<Vec<_>>().join(",") + "\n");
-    }
-    out
-}
-
-/// A document as an aligned table, with a line of totals if there are several.
-pub(in crate::gateway) fn table(answer: &Value) -> String {
-    let names = columns(answer);
-    let currency = answer["currency"].as_str().unwrap_or_default();
-    let figures =
-        FIGURES.iter().filter(|(key, _, is_shown)| *is_shown && answer["total"].get(key).is_some());
-    let figures: Vec<(&str, String)> = figures
-        .map(|(key, heading, _)| match *key {
-            "charge" | "network_cost" | "margin" => (*key, format!("{heading} {currency}")),
-            key => (key, heading.to_string()),
-        })
-        .collect();
-    let cell = |value: &Value| match plain(value) {
-        text if text.is_empty() => String::from("–"),
-        text => text,
-    };
-    let line = |row: &Value| -> Vec<String> {
-        let keys = names.iter().copied().chain(figures.iter().map(|(key, _)| *key));
-        keys.map(|key| cell(&row[key])).collect()
-    };
-    let headings = names.iter().map(|name| name.to_uppercase());
-    let mut lines = vec![
-        headings.chain(figures.iter().map(|(_, heading)| heading.clone())).collect::<Vec<_>>(),
-    ];
-    lines.extend(rows(answer).map(line));
-    if lines.len() > 2 {
-        let mut total = line(&answer["total"]);
-        for (place, name) in total.iter_mut().take(names.len()).enumerate() {
-            *name = if place == 0 { "total".into() } else { String::new() };
-        }
-        lines.push(total);
-    }
-    aligned(&lines, names.len())
-}
-
-/// Aligned columns: this many of text to the left, the others to the right.
-fn aligned(lines: &[Vec<String>], texts: usize) -> String {
-    let columns = lines.first().map_or(0, Vec::len);
-    let longest = |column: usize| {
-        lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default()
-    };
-    let widths: Vec<usize> = (0..columns).map(longest).collect();
-    let mut out = String::new();
-    for line in lines {
-        let cells = line.iter().zip(&widths).enumerate().map(|(place, (cell, width))| {
-            if place < texts { format!("{cell:width$}") } else { format!("{cell:>width$}") }
-        });
-        out += cells.collect::<Vec<_>>().join("  ").trim_end();
-        out.push('\n');
-    }
-    out
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn document() -> Value {
+    /// A report with prices.
+    pub(in crate::gateway::usage) fn report() -> Report {
         let counts = |calls: u64, relays: u64| Counts {
             calls,
             ok: calls,
@@ -414,30 +370,15 @@ mod tests {
             ],
             prices: Prices::of(&settings, &[boba]).unwrap_or_else(|_| panic!("one currency")),
         }
-        .page(1, usize::MAX)
     }
 
     #[test]
-    fn tables_are_aligned_and_have_totals() {
-        let expected = "\
-ENDPOINT  SERVICE    CALLS  ERRORS  FAILED  HITS  RELAYS  HEDGES  BYTES IN  BYTES OUT     UNITS  CHARGE USD    uPOKT  NETWORK USD   MARGIN USD
-–         eth            0       0       0     0       3       0         0          0         0        0.00    12600    0.0000882   -0.0000882
-e,1       boba        1000       0       0     0      10       0         0          0     26000      0.0078     2940   0.00002058   0.00777942
-e,1       eth      2000000       0       0     0     500       0         0          0  52000000       15.60  2100000       0.0147      15.5853
-total              2001000       0       0     0     513       0         0          0  52026000     15.6078  2115540   0.01480878  15.59299122
-";
-        assert_eq!(table(&document()), expected);
-    }
-
-    #[test]
-    fn csv_has_a_header_and_plain_numbers() {
-        let expected = "\
-endpoint,service,calls,ok,errors,failed,cancelled,hits,relays,hedges,bytes_in,bytes_out,compute_units,charge,network_upokt,network_cost,margin,currency
-,eth,0,0,0,0,0,0,3,0,0,0,0,0.00,12600,0.0000882,-0.0000882,USD
-\"e,1\",boba,1000,1000,0,0,0,0,10,0,0,0,26000,0.0078,2940,0.00002058,0.00777942,USD
-\"e,1\",eth,2000000,2000000,0,0,0,0,500,0,0,0,52000000,15.60,2100000,0.0147,15.5853,USD
-";
-        assert_eq!(csv(&document()), expected);
+    fn csv_has_all_rows_whether_written_from_the_report_or_its_document() {
+        let report = report();
+        assert_eq!(report.csv(), shown::csv(&report.page(1, usize::MAX)));
+        assert_eq!(report.csv().lines().count(), 4);
+        assert_eq!(report.page(2, 2)["usage"].as_array().map(Vec::len), Some(1));
+        assert_eq!(report.page(2, 2)["rows"], 3);
     }
 
     #[test]
@@ -454,6 +395,12 @@ endpoint,service,calls,ok,errors,failed,cancelled,hits,relays,hedges,bytes_in,by
             "to: 2026-11 is not after 2026-11-01T00",
         );
         check(Asked { by: Some("week"), ..none }, "by: \"week\" cannot be grouped by");
+        check(Asked { endpoint: Some("a\0"), ..none }, "endpoint: it has a control character");
+        check(Asked { key: Some("a\u{85}"), ..none }, "key: it has a control character");
+        check(Asked { service: Some("\n"), ..none }, "service: it has a control character");
+        check(Asked { method: Some("\u{7f}"), ..none }, "method: it has a control character");
+        check(Asked { method: Some(&"m".repeat(257)), ..none }, "method: it has over 256");
         assert!(none.query().is_ok());
+        assert!(Asked { endpoint: Some(""), method: Some("eth_ü"), ..none }.query().is_ok());
     }
 }

@@ -452,6 +452,7 @@ fn config() -> impl Strategy<Value = Config> {
                 admin_listen,
                 listeners,
                 built_in_services: true,
+                entry_variables: Some(vec!["NODE_*".into(), "T".into()]),
                 instances,
                 definitions,
                 database,

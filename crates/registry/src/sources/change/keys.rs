@@ -4,11 +4,12 @@
 //! are. So a change of one key keeps what others have changed in between.
 
 use plimsoll_config::{Document, Place, Problems, Variables};
+use plimsoll_measure::WallClock;
 
 use super::super::join::{self, resolve};
 use super::super::listing::Item;
 use super::{ChangeError, Decision, Existing, Outcome, refused};
-use crate::config::show_key;
+use crate::config::{show_date, show_key};
 use crate::model::{AccessKey, Endpoint, KEYS_MAX, check_key_name};
 use crate::store::{Change, Entry, EntryKind};
 
@@ -41,6 +42,28 @@ pub(super) fn read(
         Ok([key]) => Ok(key),
         Err(_) => refused("a key without a hash".into(), "add hash = \"sha256:…\""),
     }
+}
+
+/// Checks that a new key has not expired yet.
+///
+/// # Errors
+/// It has, or the key is not valid.
+pub(super) fn check_expiry(
+    name: &str,
+    lines: &[(String, String)],
+    variables: &Variables,
+    now: WallClock,
+) -> Result<(), ChangeError> {
+    let Some(expires) = read(name, lines, variables)?.expires.filter(|at| *at <= now) else {
+        return Ok(());
+    };
+    let line = lines.iter().find(|(_, line)| line.trim_start().starts_with("expires"));
+    let place = line.map_or("expires", |(flag, _)| flag.as_str());
+    let mut problems = Problems::default();
+    let message = format!("{} is in the past: nobody could use the key", show_date(expires));
+    let hint = "give a later date, or leave it out for a key that does not expire";
+    problems.note(Place::Named(place.into()), message, hint);
+    Err(ChangeError::Invalid(problems))
 }
 
 impl Existing<'_> {
