@@ -13,6 +13,7 @@
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request, Response, StatusCode};
+use plimsoll_measure::Nanos;
 
 use crate::faults::{FAULTS_MAX, Fault, from_json};
 use crate::http::{Caller, json, plain, write_failure};
@@ -124,6 +125,14 @@ fn counts(shared: &Shared) -> Response<Full<Bytes>> {
         .raw("overflowed", &counts.overflowed.to_string())
         .raw("notifications", &counts.notifications.to_string())
         .raw("slow_readers", &counts.slow_readers.to_string());
+    let delays = shared.record.delays();
+    let micros =
+        |delay: Option<Nanos>| delay.map_or("null".into(), |own| (own.0 / 1_000).to_string());
+    Object::open(object.member("notification_delay_us"))
+        .raw("p50", &micros(delays.quantile(0.5)))
+        .raw("p99", &micros(delays.quantile(0.99)))
+        .raw("max", &micros(delays.max()))
+        .close();
     for (name, map) in [("calls", counts.calls), ("faults", shared.faults.counts())] {
         let mut inner = Object::open(object.member(name));
         map.iter().for_each(|(key, n)| {

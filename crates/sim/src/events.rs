@@ -18,7 +18,7 @@ use hyper::body::Bytes;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::time::{Instant, interval_at, timeout};
+use tokio::time::{Instant, interval_at, sleep, timeout};
 
 use crate::http::{Caller, find_host};
 use crate::node::news::{News, Topic};
@@ -30,6 +30,8 @@ const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
 const RESUMED_MAX: u64 = 64;
 /// Events that may wait in the stream's body, besides those in the peer's window.
 const WAITING_MAX: usize = 8;
+/// Between half an event and the end of its stream: an end discards what was not written.
+const CUT_AFTER: Duration = Duration::from_millis(10);
 /// Its name in faults.
 const NAME: &str = "events";
 
@@ -114,7 +116,8 @@ impl Stream {
         let head = node.view(shared.calendar.unix()).head;
         if let Some(last) = last.filter(|last| *last < head) {
             for number in last.max(head.saturating_sub(RESUMED_MAX)) + 1..=head {
-                self.send(&node.news(node.id_at(number))).await?;
+                let news = self.caller.feeds.news(&shared, self.host, node.id_at(number));
+                self.send(&news).await?;
             }
         }
         let mut heartbeat = interval_at(Instant::now() + HEARTBEAT_EVERY, HEARTBEAT_EVERY);
@@ -143,6 +146,7 @@ impl Stream {
         let event = Bytes::from(event);
         if effects.close.is_some() {
             self.put(event.slice(..event.len() / 2)).await?;
+            sleep(CUT_AFTER).await;
             return Err(End::Cut);
         }
         if effects.is_dropped {

@@ -1,11 +1,11 @@
 //! The growth of the chains, for subscriptions: each block is computed once per thread, however many
-//! connections are notified of it.
+//! connections are notified of it, or ask for it again after they were disconnected.
 //!
 //! A block is announced when the date makes it the newest, and blocks that a reorganisation has put in
 //! place of announced ones together with the next block.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use plimsoll_measure::Nanos;
 use tokio::sync::broadcast;
@@ -28,39 +28,60 @@ const MANUAL_EVERY: Nanos = Nanos::from_millis(5);
 
 /// The feeds of all services, for the connections of one thread.
 #[derive(Clone)]
-pub(crate) struct Feeds(Arc<Vec<broadcast::Sender<Arc<News>>>>);
+pub(crate) struct Feeds(Arc<Vec<Feed>>);
+
+struct Feed {
+    sender: broadcast::Sender<Arc<News>>,
+    /// The last [`BACKLOG`] blocks that were computed.
+    recent: Mutex<VecDeque<Arc<News>>>,
+}
+
+impl Feed {
+    fn news(&self, host: &Host, id: BlockId) -> Arc<News> {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = recent.iter().find(|news| news.id() == id) {
+            return known.clone();
+        }
+        let news = Arc::new(host.node.news(id));
+        if recent.len() == BACKLOG {
+            recent.pop_front();
+        }
+        recent.push_back(news.clone());
+        news
+    }
+}
 
 impl Feeds {
     /// Follows the chains until the runtime ends.
     pub(crate) fn start(shared: &Arc<Shared>, timer: &Timer) -> Feeds {
-        let senders: Vec<_> =
-            shared.hosts.iter().map(|_| broadcast::Sender::new(BACKLOG)).collect();
-        for (number, sender) in senders.iter().enumerate() {
-            tokio::spawn(follow(shared.clone(), timer.clone(), number, sender.clone()));
+        let feed = |_| Feed { sender: broadcast::Sender::new(BACKLOG), recent: Mutex::default() };
+        let feeds = Feeds(Arc::new(shared.hosts.iter().map(feed).collect()));
+        for number in 0..shared.hosts.len() {
+            tokio::spawn(follow(shared.clone(), timer.clone(), number, feeds.clone()));
         }
-        Feeds(Arc::new(senders))
+        feeds
     }
 
     /// The news of a service from now on.
     pub(crate) fn subscribe(&self, host: usize) -> broadcast::Receiver<Arc<News>> {
-        self.0[host].subscribe()
+        self.0[host].sender.subscribe()
+    }
+
+    /// The news of a block.
+    pub(crate) fn news(&self, shared: &Shared, host: usize, id: BlockId) -> Arc<News> {
+        self.0[host].news(&shared.hosts[host], id)
     }
 }
 
-async fn follow(
-    shared: Arc<Shared>,
-    timer: Timer,
-    number: usize,
-    sender: broadcast::Sender<Arc<News>>,
-) {
-    let host = &shared.hosts[number];
+async fn follow(shared: Arc<Shared>, timer: Timer, number: usize, feeds: Feeds) {
+    let (host, feed) = (&shared.hosts[number], &feeds.0[number]);
     let mut announced = VecDeque::from([host.node.id_at(head(&shared, host))]);
     loop {
         timer.until(shared.clock.now() + until_next(&shared, host)).await;
         for id in fresh(host, head(&shared, host), &mut announced) {
-            if sender.receiver_count() > 0 {
+            if feed.sender.receiver_count() > 0 {
                 // Errors mean that no connection is subscribed any more.
-                let _ = sender.send(Arc::new(host.node.news(id)));
+                let _ = feed.sender.send(feed.news(host, id));
             }
         }
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use hyper::body::Bytes;
-use plimsoll_measure::Nanos;
+use plimsoll_measure::{Histogram, Nanos};
 
 use crate::node::methods::Method;
 
@@ -71,6 +71,7 @@ pub(crate) struct Record {
     pub(crate) overflowed: AtomicU64,
     pub(crate) notifications: AtomicU64,
     pub(crate) slow_readers: AtomicU64,
+    delays: Mutex<Histogram>,
     calls: Vec<AtomicU64>,
 }
 
@@ -86,6 +87,7 @@ impl Record {
             overflowed: AtomicU64::new(0),
             notifications: AtomicU64::new(0),
             slow_readers: AtomicU64::new(0),
+            delays: Mutex::default(),
             calls: (0..=Method::NAMES.len()).map(|_| AtomicU64::new(0)).collect(),
         }
     }
@@ -110,6 +112,16 @@ impl Record {
     pub(crate) fn call(&self, method: &str) {
         let at = Method::of(method).map_or(Method::NAMES.len(), |method| method as usize);
         self.calls[at].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts the time from a block's timestamp until the kernel had accepted its notification.
+    pub(crate) fn delay(&self, delay: Nanos) {
+        self.delays.lock().unwrap_or_else(PoisonError::into_inner).record(delay);
+    }
+
+    /// The times from a block's timestamp until the kernel had accepted a notification of it over WebSocket.
+    pub(crate) fn delays(&self) -> Histogram {
+        self.delays.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn seen(&self) -> Vec<Seen> {

@@ -19,6 +19,7 @@ use hyper::header::{CONNECTION, HeaderName, HeaderValue, UPGRADE};
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
+use plimsoll_measure::Nanos;
 use plimsoll_rpc::request::{self, Body, Call};
 use plimsoll_websocket::{Message, Opcode, Reader, Role, Violation, accept_of, put, put_close};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -112,6 +113,7 @@ pub(crate) async fn serve(caller: &Caller) {
         subscriptions: Vec::new(),
         subscribed: 0,
         news: None,
+        notified: None,
         calls: JoinSet::new(),
     };
     // Errors are caused by the peer, or by an injected fault.
@@ -137,6 +139,8 @@ struct Session {
     subscribed: u64,
     /// Received while there are subscriptions.
     news: Option<broadcast::Receiver<Arc<News>>>,
+    /// The timestamp of the block whose notifications wait to be written.
+    notified: Option<Nanos>,
     calls: JoinSet<Outcome>,
 }
 
@@ -213,6 +217,10 @@ impl Session {
                 Ok(written) => written.map(|()| false)?,
                 Err(_) => true,
             };
+            if let Some(block) = self.notified.take() {
+                let shared = &self.caller.shared;
+                shared.record.delay(shared.calendar.unix() - block);
+            }
             self.out.clear();
             self.out.shrink_to(READ);
             if is_slow || matches!(end, Some(End::SlowReader)) {
@@ -351,6 +359,7 @@ impl Session {
             });
         }
         shared.record.notifications.fetch_add(sent, Ordering::Relaxed);
+        self.notified = (sent > 0).then(|| news.unix());
         close.map_or(Ok(()), |code| Err(End::Close(code, "simulated fault")))
     }
 }

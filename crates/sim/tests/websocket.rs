@@ -217,6 +217,11 @@ fn faults_of_notifications() {
     block(&mut socket, &[1001]);
     fault(&sim, FaultKind::Duplicate);
     block(&mut socket, &[1002, 1002]);
+    // The date is 5 s after the newest block; it may advance before the first notification is counted.
+    let counts = Plain::connect(sim.address()).unwrap().ask("GET", "/sim/counts", "", "");
+    let counts: Value = serde_json::from_str(&counts.unwrap().body).unwrap();
+    let delay = counts["notification_delay_us"]["p99"].as_u64();
+    assert!(delay.is_some_and(|delay| (4_950_000..17_200_000).contains(&delay)), "{counts}");
     fault(&sim, FaultKind::Reorder);
     block(&mut socket, &[]);
     while sim.counts().faults.get("reorder") != Some(&1) {

@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use plimsoll_measure::Nanos;
+
 use super::failure::Failure;
 use super::logs::Filter;
 use super::params::Params;
@@ -76,6 +78,16 @@ impl News {
     /// The number of the block.
     pub(crate) fn number(&self) -> u64 {
         self.block.id.number
+    }
+
+    /// The block.
+    pub(crate) fn id(&self) -> BlockId {
+        self.block.id
+    }
+
+    /// The timestamp of the block.
+    pub(crate) fn unix(&self) -> Nanos {
+        Nanos::from_secs(self.block.timestamp)
     }
 
     /// The results that a subscription is notified of, as JSON.
