@@ -1,7 +1,7 @@
 //! Event streams (Server-Sent Events, HTML Living Standard §9.2.6), without I/O.
 //!
 //! A stream is lines; a blank line ends an event. Lines end with LF, CR LF or CR. Of the fields, `data` and `id`
-//! are kept: `event` does not matter to what is measured, and `retry` is the plan's own decision. A line that
+//! are kept, and `retry` is reported; `event` does not matter to what is measured. A line that
 //! begins with a colon is a comment, which servers send as a heartbeat.
 //!
 //! # Limits
@@ -10,6 +10,8 @@
 
 /// Maximum length of an id: it is sent back in a header.
 const ID_MAX: usize = 1 << 10;
+/// Maximum pause that is understood, in milliseconds: a day, so that it can be converted to any unit.
+const RETRY_MAX: u64 = 24 * 60 * 60 * 1_000;
 
 /// What a reader found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub(crate) enum Found {
     /// An event; see [`Reader::id`] and [`Reader::data`].
     Event,
     Comment,
+    /// The pause before the stream is opened again, in milliseconds.
+    Retry(u64),
 }
 
 /// An event or a line is longer than allowed.
@@ -162,6 +166,11 @@ impl Reader {
                 self.id.clear();
                 self.id.extend_from_slice(value);
             }
+            // As in browsers, anything but digits is ignored, and so is a number beyond all clocks.
+            b"retry" if value.iter().all(u8::is_ascii_digit) => {
+                let millis = str::from_utf8(value).ok().and_then(|value| value.parse().ok());
+                return Ok(millis.filter(|millis| *millis <= RETRY_MAX).map(Found::Retry));
+            }
             _ => {}
         }
         Ok(None)
@@ -181,6 +190,7 @@ mod tests {
             while let Some(what) = reader.next(&mut input)? {
                 found.push(match (what, reader.id()) {
                     (Found::Comment, _) => ":".into(),
+                    (Found::Retry(millis), _) => format!("retry {millis}"),
                     (Found::Event, id) => {
                         let id = id.map(|id| format!("{}=", String::from_utf8_lossy(id)));
                         id.unwrap_or_default() + &String::from_utf8_lossy(reader.data())
@@ -208,7 +218,9 @@ mod tests {
         check(": hi\n\ndata: a\nid: 7\n\n", &[":", "7=a"]);
         check("id: 7\n\ndata: a\n\n", &["7=a"]); // without data, no event
         check("id: 7\ndata: a\n\ndata: b\n\n", &["7=a", "b"]);
-        check("event: x\nretry: 10\nunknown: y\ndata: a\n\n", &["a"]);
+        check("event: x\nretry: 10\nunknown: y\ndata: a\n\n", &["retry 10", "a"]);
+        check("data: a\nretry:0\ndata: b\n\n", &["retry 0", "a\nb"]);
+        check("retry\nretry: x\nretry: -1\nretry: 1.5\nretry: 86400001\n\n", &[]);
         check("id: a\0b\ndata: a\n\n", &["a"]);
         check("data: half", &[]);
         check("data: half\n", &[]);

@@ -150,6 +150,7 @@ pub(crate) fn show(event: &Event<'_>) -> String {
             }
             Arrived::Unmatched => format!("Unmatched {arrival}"),
             Arrived::Heartbeat => format!("Heartbeat {arrival}"),
+            Arrived::Retry(pause) => format!("Retry {arrival} {pause}"),
             Arrived::Event { id, data } => {
                 let id = id.map_or("-".into(), String::from_utf8_lossy);
                 format!("Event {arrival} {id} {}", String::from_utf8_lossy(data))

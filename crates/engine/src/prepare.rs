@@ -14,7 +14,7 @@ use crate::threads::{NO_THREADS, WorkerThreads};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 use plimsoll_measure::{Clock, Snapshot, WallClock};
-use plimsoll_plan::{Http2Rules, Load, Origin, Part, Plan, RequestSpec, SHARDS, Schedules, Shards};
+use plimsoll_plan::{Load, Origin, Part, Plan, RequestSpec, SHARDS, Schedules, Shards};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
@@ -157,17 +157,15 @@ impl Shared {
     }
 
     /// A worker's limits for exchanges that stay open: enough for its users, whose number per worker varies.
+    /// Over HTTP/2, that is a connection for each of them: a stream that waits for another to end would wait
+    /// until the end of the run, and a server may allow any number of streams. Fewer are opened if they have room.
     fn limits_of_standing(&self, worker: usize, origin: &Origin) -> Limits {
         let sockets = self.plan.sockets_to(origin);
-        let Http2Rules { connections, streams } = self.plan.connections.http2;
-        let (shared, streams) = if origin.scheme.is_websocket() {
-            (sockets, 1)
-        } else {
-            (connections.max(sockets.div_ceil(streams)), streams)
-        };
+        let streams =
+            if origin.scheme.is_websocket() { 1 } else { self.plan.connections.http2.streams };
         Limits {
             http1: sockets as usize,
-            shared: shared as usize,
+            shared: sockets as usize,
             in_flight: self.in_flight_max(worker),
             offer: Offer {
                 protocol: self.plan.protocol,

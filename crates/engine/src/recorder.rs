@@ -6,7 +6,7 @@
 use crate::arrival::Arrival;
 use crate::judge::Judgement;
 use crate::sampling::Sampling;
-use plimsoll_measure::samples::{Kind, Sample};
+use plimsoll_measure::samples::{Kind, Sample, Stayed};
 use plimsoll_measure::{MessageCounts, Nanos, Order, Requests, RpcCounts, Snapshot, SplitValue};
 
 /// An arrival that has ended.
@@ -201,7 +201,10 @@ impl Recorder {
 #[inline]
 fn sample(finished: &Finished<'_>) -> Sample {
     let Finished { arrival, ended_at, status, judgement, connection } = *finished;
-    let ended_at = arrival.held.as_ref().map_or(ended_at, |held| held.opened_at);
+    let held = arrival.held.as_ref();
+    let stayed =
+        held.map(|held| Stayed { open_for: ended_at - held.opened_at, messages: held.received });
+    let ended_at = held.map_or(ended_at, |held| held.opened_at);
     let lag = arrival.dispatched_at - arrival.scheduled_at;
     let wait = arrival.wait(ended_at);
     let exchange = &arrival.exchange;
@@ -224,6 +227,7 @@ fn sample(finished: &Finished<'_>) -> Sample {
             rpc_code: judgement.rpc_code,
             sent: arrival.sent_at.is_some(),
         },
+        stayed,
     }
 }
 

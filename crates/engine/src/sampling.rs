@@ -151,6 +151,7 @@ mod tests {
                 rpc_code: None,
                 sent: true,
             },
+            stayed: None,
         }
     }
 

@@ -282,17 +282,21 @@ fn wrong_messages(outcome: &Outcome, total: &Snapshot) -> Vec<String> {
             wrong.push(format!("{what}: {messages:?}"));
         }
     };
+    let stayed: Vec<_> = outcome.samples.iter().filter_map(|sample| sample.stayed).collect();
+    check(stayed.len() as u64 == messages.opened, "a record of each that opened");
+    let recorded: u64 = stayed.iter().map(|own| u64::from(own.messages)).sum();
+    check(recorded == messages.received - messages.unmatched, "the records have all messages");
     let irregular = messages.gaps + messages.duplicates + messages.reordered + messages.replaced;
     match kind {
-        Kind::Idle | Kind::Subscribed | Kind::Events => {
+        Kind::Idle | Kind::Subscribed | Kind::Events | Kind::Http2Events => {
             check(messages.opened == users && messages.kept == users, "all stay open");
             check(irregular + messages.unmatched == 0, "all in order");
             check(messages.silences == 0, "none silent");
             let pongs = messages.pong.count();
-            check(pongs == messages.pings || kind == Kind::Events, "each ping is answered");
+            check(pongs == messages.pings || kind.has_events(), "each ping is answered");
             check(messages.received > 0 || kind == Kind::Idle, "some messages");
         }
-        Kind::SubscribedOdd | Kind::EventsOdd => {
+        Kind::SubscribedOdd | Kind::EventsOdd | Kind::Http2EventsOdd => {
             check(messages.kept == users, "all stay open");
             let odd = irregular + messages.unmatched + messages.silences;
             check(odd > 0 && odd <= 2 * users, "one irregularity in each, or two");
@@ -418,7 +422,7 @@ fn run_seeds(from: u64, to: u64) -> Vec<(u64, Kind, Vec<String>)> {
 }
 
 /// Number of seeds in a normal test run.
-const SEEDS: u64 = script::STANDING + 300;
+const SEEDS: u64 = script::HTTP2_EVENTS + 120;
 
 #[test]
 fn the_side_at_fault_is_blamed() {

@@ -29,10 +29,8 @@ pub(crate) struct Held {
     pub(crate) last_at: Nanos,
     /// When the last sign of life was read: a message, or a comment in an event stream.
     pub(crate) last_seen_at: Nanos,
-    /// How many events were received.
-    pub(crate) events: u64,
-    /// Whether a message was received.
-    pub(crate) has_received: bool,
+    /// How many messages were received.
+    pub(crate) received: u32,
     /// Whether the present silence was counted.
     pub(crate) is_silent: bool,
     /// When the next ping is due.
@@ -55,6 +53,8 @@ pub(crate) struct Track {
     next: usize,
     /// The id of the last event of an event stream, if it has one.
     pub(crate) last_event: Vec<u8>,
+    /// How long its server asks to wait before it is opened again.
+    pub(crate) retry: Option<Nanos>,
 }
 
 /// What a message says of itself.

@@ -9,6 +9,9 @@
 //! kind    target u32  error u8  fault u8  status u16  flags u8  3 × 0  code i64
 //! record  scheduled_at - base, lag, wait, flight, ttfb, bytes in: u48  bytes out u40  connection u32  kind u16
 //! ```
+//! If any record of a block is of an exchange that stayed open, the body ends with 10 bytes for each record: for
+//! how long it was open (an optional u48), and how many messages it received (u32).
+//!
 //! Times are in nanoseconds. `error` and `fault` are 0 for none, or 1 + the index of the name in the header.
 //! What many records share (target, outcome, status, code) is written once per block, as a kind. An
 //! optional u48 is all ones if there is none; a value beyond its range (3 days, 1 TiB) is cut to it.
@@ -27,6 +30,8 @@ pub const BLOCK_MAX: usize = 4096;
 const RECORD: usize = 47;
 const KIND: usize = 20;
 const FIXED: usize = 20;
+/// Bytes per record at the end of a block with exchanges that stayed open.
+const STAYED: usize = 10;
 const PREFIX: usize = 12;
 const MAGIC: &[u8; 4] = b"PBLK";
 /// The longest header line; as long as a plan with 10,000 targets of long names.
@@ -114,6 +119,17 @@ pub struct Sample {
     pub connection: Option<u32>,
     /// Its target and fate.
     pub kind: Kind,
+    /// What happened once it was open; `None` for requests, and for what did not open.
+    pub stayed: Option<Stayed>,
+}
+
+/// An exchange that was open: a socket, a subscription or an event stream. Its times are those of the opening.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stayed {
+    /// From its opening to its end.
+    pub open_for: Nanos,
+    /// Messages received.
+    pub messages: u32,
 }
 
 impl Sample {
@@ -219,6 +235,14 @@ impl Encoder {
         out.extend_from_slice(&base.0.to_le_bytes());
         out.extend_from_slice(&self.listed);
         out.extend_from_slice(&self.records);
+        if samples.iter().any(|sample| sample.stayed.is_some()) {
+            for sample in samples {
+                let open_for = sample.stayed.map_or(NONE, |own| own.open_for.0.min(NONE - 1));
+                put_u48(out, open_for);
+                let messages = sample.stayed.map_or(0, |own| own.messages);
+                out.extend_from_slice(&messages.to_le_bytes());
+            }
+        }
         let body = &out[start + PREFIX..];
         let (len, sum) = (body.len() as u32, checksum(body));
         out[start + 4..start + 8].copy_from_slice(&len.to_le_bytes());
@@ -327,7 +351,7 @@ impl<R: BufRead> Reader<R> {
         let number =
             |at: usize| u32::from_le_bytes(prefix[at..at + 4].try_into().expect("4 bytes"));
         let (len, sum) = (number(4) as usize, number(8));
-        if &prefix[..4] != MAGIC || len > FIXED + BLOCK_MAX * (KIND + RECORD) {
+        if &prefix[..4] != MAGIC || len > FIXED + BLOCK_MAX * (KIND + RECORD + STAYED) {
             return Ok(self.ends("a block is damaged"));
         }
         self.body.resize(len, 0);
@@ -365,13 +389,20 @@ impl<R: BufRead> Reader<R> {
         let base = Nanos(u64::from_le_bytes(fixed[12..].try_into().ok()?));
         let (kinds, records_at) = (rest.split_at_checked(kinds * KIND)?, records * RECORD);
         let (kinds, rest) = kinds;
-        if rest.len() != records_at || records > BLOCK_MAX {
+        let (rest, stayed) = rest.split_at_checked(records_at)?;
+        let has_stayed = !stayed.is_empty();
+        if has_stayed && stayed.len() != records * STAYED || records > BLOCK_MAX {
             return None;
         }
         let kinds: Vec<Kind> =
             kinds.chunks_exact(KIND).map(|kind| self.kind(kind)).collect::<Option<_>>()?;
         let samples = rest.chunks_exact(RECORD).map(|record| sample(record, base, &kinds));
-        let samples = samples.collect::<Option<_>>()?;
+        let mut samples = samples.collect::<Option<Vec<_>>>()?;
+        for (sample, own) in samples.iter_mut().zip(stayed.chunks_exact(STAYED)) {
+            let (open_for, messages) = (number(own, 0, 6), number(own, 6, 4) as u32);
+            let stayed = Stayed { open_for: Nanos(open_for), messages };
+            sample.stayed = (open_for != NONE).then_some(stayed);
+        }
         Some(Block { counted: Counted { worker, second }, samples })
     }
 
@@ -400,15 +431,17 @@ impl<R: BufRead> Reader<R> {
     }
 }
 
+/// A number of at most 8 bytes.
+fn number(bytes: &[u8], from: usize, len: usize) -> u64 {
+    let mut wide = [0; 8];
+    wide[..len].copy_from_slice(&bytes[from..from + len]);
+    u64::from_le_bytes(wide)
+}
+
 fn sample(record: &[u8], base: Nanos, kinds: &[Kind]) -> Option<Sample> {
-    let number = |from: usize, len: usize| {
-        let mut bytes = [0; 8];
-        bytes[..len].copy_from_slice(&record[from..from + len]);
-        u64::from_le_bytes(bytes)
-    };
-    let u48 = |place: usize| number(place * 6, 6);
-    let connection = number(41, 4) as u32;
-    let kind = number(45, 2);
+    let u48 = |place: usize| number(record, place * 6, 6);
+    let connection = number(record, 41, 4) as u32;
+    let kind = number(record, 45, 2);
     Some(Sample {
         scheduled_at: base + Nanos(u48(0)),
         lag: Nanos(u48(1)),
@@ -416,9 +449,10 @@ fn sample(record: &[u8], base: Nanos, kinds: &[Kind]) -> Option<Sample> {
         flight: Nanos(u48(3)),
         ttfb: Some(u48(4)).filter(|ttfb| *ttfb != NONE).map(Nanos),
         bytes_in: u48(5),
-        bytes_out: number(36, 5),
+        bytes_out: number(record, 36, 5),
         connection: (connection != u32::MAX).then_some(connection),
         kind: *kinds.get(kind as usize)?,
+        stayed: None,
     })
 }
 

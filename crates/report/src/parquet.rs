@@ -44,10 +44,12 @@ const SCHEMA: &str = "message samples {
   required int32 worker;
   optional int64 connection;
   required int32 second;
+  optional int64 open_for;
+  optional int64 messages;
 }";
 
 /// Columns of few different values, written as a dictionary and references to it.
-const DICTIONARY: [&str; 11] = [
+const DICTIONARY: [&str; 12] = [
     "outcome",
     "fault",
     "status",
@@ -59,6 +61,7 @@ const DICTIONARY: [&str; 11] = [
     "worker",
     "connection",
     "second",
+    "messages",
 ];
 
 /// The `outcome` of arrivals without an error.
@@ -196,6 +199,8 @@ impl<W: Write + Send> Group<'_, W> {
         self.required::<Int32Type>(|row| row.counted.worker.into())?;
         self.optional::<Int64Type>(|row| row.sample.connection.map(i64::from))?;
         self.required::<Int32Type>(|row| row.counted.second as i32)?;
+        self.optional::<Int64Type>(|row| row.sample.stayed.map(|own| own.open_for.0 as i64))?;
+        self.optional::<Int64Type>(|row| row.sample.stayed.map(|own| own.messages.into()))?;
         self.writer.close()?;
         Ok(())
     }

@@ -3,7 +3,7 @@
 use super::{Arrived, Bodies, Event, Failure};
 use crate::arrival::Id;
 use crate::events::{Found, Reader};
-use plimsoll_measure::{ErrorClass, Fault};
+use plimsoll_measure::{ErrorClass, Fault, Nanos};
 use std::io;
 
 /// The events of one answer.
@@ -75,6 +75,7 @@ impl EventStream {
     pub(super) fn event(&self, arrival: Id, found: Found, bytes: u64) -> Event<'_> {
         let message = match found {
             Found::Comment => Arrived::Heartbeat,
+            Found::Retry(millis) => Arrived::Retry(Nanos::from_millis(millis)),
             Found::Event => Arrived::Event { id: self.reader.id(), data: self.reader.data() },
         };
         Event::Received { arrival, bytes, message }

@@ -124,6 +124,8 @@ pub(crate) enum Arrived<'a> {
     Event { id: Option<&'a [u8]>, data: &'a [u8] },
     /// A comment in an event stream.
     Heartbeat,
+    /// How long to wait before an event stream is opened again.
+    Retry(Nanos),
 }
 
 /// Why an exchange or a connection failed.

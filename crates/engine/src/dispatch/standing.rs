@@ -13,7 +13,9 @@
 //! # Back-off
 //! After a failure, a user waits [`BACK_OFF_MIN`], doubled with each further failure up to [`BACK_OFF_MAX`], of which
 //! a random half, so that users who were disconnected together do not return together. An exchange that lasted
-//! [`LASTING`] starts the count anew.
+//! [`LASTING`] starts the count anew. An event stream whose server has stated a pause (`retry`) takes that instead of
+//! [`BACK_OFF_MIN`]: after a stream that was open exactly that, since the server decides how its clients are spread, and
+//! then doubled for every failure to open it again, but never less.
 
 use super::Dispatcher;
 use crate::arrival::{Arrival, Id, State};
@@ -31,6 +33,8 @@ use std::collections::{BinaryHeap, HashMap};
 const BACK_OFF_MIN: Nanos = Nanos::from_millis(250);
 /// …and after many: long enough that a target can recover, short enough to be part of a run.
 const BACK_OFF_MAX: Nanos = Nanos::from_secs(30);
+/// The shortest pause that a server can ask for: a stream that ends at once is not opened in a tight loop.
+const RETRY_MIN: Nanos = Nanos::from_millis(100);
 /// An exchange that was open for this long was no failure to open.
 const LASTING: Nanos = Nanos::from_secs(10);
 /// Maximum number of exchanges released in one iteration: each takes a write and a close, so that this takes
@@ -102,6 +106,7 @@ impl Standings {
         now: Nanos,
     ) -> Nanos {
         let place = (arrival.stream, user);
+        let was_open = arrival.held.is_some();
         let resume = match arrival.held.take() {
             Some(held) => {
                 let lasted = now - held.opened_at >= LASTING;
@@ -117,11 +122,13 @@ impl Standings {
                 track: Box::default(),
             }),
         };
-        let longest = Nanos(BACK_OFF_MIN.0 << resume.failures.min(16)).min(BACK_OFF_MAX);
-        resume.failures += 1;
+        let retry = resume.track.retry;
+        let is_stated = was_open && retry.is_some();
+        let failures = if is_stated { 0 } else { resume.failures };
+        resume.failures = failures + 1;
         let key = plan.streams[arrival.stream as usize].key.with(u64::from(user));
-        let half = longest.0 / 2;
-        Nanos(longest.0 - key.with(u64::from(resume.failures)).bits() % half.max(1))
+        let random = key.with(u64::from(resume.failures)).bits();
+        pause_after(failures, retry, if is_stated { 0 } else { random })
     }
 
     /// Begins an exchange that has opened; returns its state, and whether it replaces an earlier one.
@@ -136,8 +143,7 @@ impl Standings {
             opened_at: now,
             last_at: now,
             last_seen_at: now,
-            events: 0,
-            has_received: false,
+            received: 0,
             is_silent: false,
             ping_at: now + sockets.ping,
             pinged_at: None,
@@ -175,22 +181,26 @@ impl Standings {
             }
             (Arrived::Event { id, data }, Standing::Events { numbered }) => {
                 let kind = if *numbered { Kind::Numbered } else { Kind::Plain };
-                held.events += 1;
                 if let Some(id) = id {
                     held.track.last_event.clear();
                     held.track.last_event.extend_from_slice(id);
                 }
-                (kind, Said::of_event(kind, id, data, held.events))
+                (kind, Said::of_event(kind, id, data, held.received.into()))
             }
             (Arrived::Heartbeat, _) => {
                 (held.last_seen_at, held.is_silent) = (now, false);
                 return recorder.heartbeat(target);
             }
+            (Arrived::Retry(pause), _) => {
+                held.track.retry = Some(pause.clamp(RETRY_MIN, BACK_OFF_MAX));
+                return;
+            }
             _ => return recorder.unmatched(target, bytes),
         };
         let order = held.track.order(kind, &said);
         let since = now - held.last_at;
-        let is_first = !std::mem::replace(&mut held.has_received, true);
+        let is_first = held.received == 0;
+        held.received = held.received.saturating_add(1);
         (held.last_at, held.last_seen_at, held.is_silent) = (now, now, false);
         let firsts = self.firsts[target as usize].as_mut();
         let spread = firsts.and_then(|firsts| firsts.since(&said, now));
@@ -222,6 +232,14 @@ fn sockets_of(plan: &Plan, arrival: &Arrival) -> Option<Sockets> {
     let spec = &plan.requests[arrival.exchange.request as usize];
     let is_idle = spec.standing == Some(Standing::Socket);
     Some(Sockets { silence: sockets.silence.filter(|_| !is_idle), ..sockets })
+}
+
+/// The pause after so many failures before, of which a random half.
+fn pause_after(failures: u32, retry: Option<Nanos>, random: u64) -> Nanos {
+    let least = retry.unwrap_or(BACK_OFF_MIN);
+    let longest = Nanos(least.0 << failures.min(16)).min(BACK_OFF_MAX);
+    let drawn = Nanos(longest.0 - random % (longest.0 / 2).max(1));
+    drawn.max(retry.unwrap_or_default())
 }
 
 /// What a timer finds.
@@ -350,5 +368,27 @@ impl<S: System> Dispatcher<S> {
         self.finish(id, now, Some(status), Judgement { outcome: Ok(()), rpc_code: None });
         self.connections[key].release(id, &mut self.buffers.resources);
         self.flush_later(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_are_doubled_and_never_shorter_than_the_server_asks() {
+        let check = |failures, retry: Option<u64>, random, expected: u64| {
+            let pause = pause_after(failures, retry.map(Nanos::from_millis), random);
+            assert_eq!(pause, Nanos::from_millis(expected), "{failures} {retry:?} {random}");
+        };
+        check(0, None, 0, 250);
+        check(2, None, 0, 1_000);
+        check(2, None, 400_000_000, 600);
+        check(40, None, 0, 30_000);
+        check(0, Some(3_000), 0, 3_000);
+        check(1, Some(3_000), 2_000_000_000, 4_000);
+        check(1, Some(3_000), 2_500_000_000, 3_500);
+        check(1, Some(3_000), 3_500_000_000, 5_500);
+        check(9, Some(30_000), 5_000_000_000, 30_000);
     }
 }

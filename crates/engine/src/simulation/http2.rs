@@ -2,6 +2,7 @@
 //! streams may arrive in any order.
 
 use super::peer::{Ending, Flaw, Peer};
+use super::standing;
 use crate::http2::frame::{self, Code, Head, flag, kind, setting};
 use crate::http2::head::HEAD_MAX;
 use crate::http2::hpack::Decoder;
@@ -156,7 +157,10 @@ impl Sent {
 pub(crate) struct Asked {
     stream: u32,
     pub(super) path: String,
+    /// The number in its path; zero for what stays open.
     pub(super) seq: u64,
+    /// The last event that the client has received; zero if there is none.
+    last_event: u64,
 }
 
 /// Reads the requests of a connection from the bytes written.
@@ -195,16 +199,24 @@ impl Requests {
             let payload = &frame[frame::HEAD_LEN..];
             match head.kind {
                 kind::HEADERS => {
-                    let mut path = String::new();
+                    let (mut path, mut last) = (String::new(), None);
                     let visit = &mut |name: &[u8], value: &[u8]| {
-                        if name == b":path" {
-                            path = String::from_utf8(value.to_vec()).expect("our own paths");
+                        let value = || String::from_utf8(value.to_vec()).expect("our own text");
+                        match name {
+                            b":path" => path = value(),
+                            b"last-event-id" => last = Some(value()),
+                            _ => {}
                         }
                     };
                     self.decoder.decode(payload, HEAD_MAX, visit).expect("our own blocks");
-                    let (path, seq) = path.rsplit_once('/').expect("a number");
-                    let (path, seq) = (path.into(), seq.parse().expect("a number"));
-                    heard.push(Heard::Head(Asked { stream: head.stream, path, seq }));
+                    let (path, seq) = path.rsplit_once('/').expect("a path");
+                    let last_event = last.map_or(0, |last| last.parse().expect("our own ids"));
+                    heard.push(Heard::Head(Asked {
+                        stream: head.stream,
+                        path: path.into(),
+                        seq: seq.parse().unwrap_or(0),
+                        last_event,
+                    }));
                 }
                 kind::DATA => heard.push(Heard::Data(head.stream, payload.len())),
                 kind::RST_STREAM => heard.push(Heard::Reset(head.stream)),
@@ -298,6 +310,10 @@ impl Connection {
         if let Some(hostile) = script.hostile {
             let (bytes, again) = hostile.frames(stream);
             out.push(Sent { after, again, ..Sent::now(bytes) });
+            return;
+        }
+        if let Some(events) = &peer.standing {
+            out.extend(standing::stream(stream, asked.last_event, events));
             return;
         }
         let (bytes, answers) = answer(asked, peer, peer.flaw_of(now, random));

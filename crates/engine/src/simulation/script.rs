@@ -32,6 +32,8 @@ pub(super) const HTTP2: u64 = LATER + 300;
 
 /// The first seed of [`Kind::STANDING`].
 pub(super) const STANDING: u64 = HTTP2 + 420;
+/// The first seed of [`Kind::HTTP2_EVENTS`].
+pub(super) const HTTP2_EVENTS: u64 = STANDING + 300;
 
 /// The script of a seed.
 pub(super) struct Script {
@@ -110,6 +112,11 @@ pub(super) enum Kind {
     Events,
     EventsOdd,
     EventsHostile,
+    Http2Events,
+    Http2EventsOdd,
+    Http2EventsHostile,
+    /// The server breaks HTTP/2 itself.
+    Http2EventsBroken,
 }
 
 impl Kind {
@@ -145,7 +152,8 @@ impl Kind {
             ..LATER => (seed, &Kind::ALL[..]),
             LATER..HTTP2 => (seed - LATER, &Kind::LATER[..]),
             HTTP2..STANDING => (seed - HTTP2, &Kind::HTTP2[..]),
-            _ => (seed - STANDING, &Kind::STANDING[..]),
+            STANDING..HTTP2_EVENTS => (seed - STANDING, &Kind::STANDING[..]),
+            _ => (seed - HTTP2_EVENTS, &Kind::HTTP2_EVENTS[..]),
         };
         kinds[(own % kinds.len() as u64) as usize]
     }
@@ -154,8 +162,21 @@ impl Kind {
 
     /// Whether its exchanges stay open.
     pub(super) fn stays_open(self) -> bool {
-        Kind::STANDING.contains(&self)
+        Kind::STANDING.contains(&self) || Kind::HTTP2_EVENTS.contains(&self)
     }
+
+    /// Whether its exchanges are event streams.
+    pub(super) fn has_events(self) -> bool {
+        let over_http1 = matches!(self, Kind::Events | Kind::EventsOdd | Kind::EventsHostile);
+        over_http1 || Kind::HTTP2_EVENTS.contains(&self)
+    }
+
+    const HTTP2_EVENTS: [Kind; 4] = [
+        Kind::Http2Events,
+        Kind::Http2EventsOdd,
+        Kind::Http2EventsHostile,
+        Kind::Http2EventsBroken,
+    ];
 
     const STANDING: [Kind; 10] = [
         Kind::Idle,
@@ -589,7 +610,11 @@ fn set_up(
         | Kind::SubscribedHostile
         | Kind::Events
         | Kind::EventsOdd
-        | Kind::EventsHostile => standing::set_up(kind, c, draft, peer, parts),
+        | Kind::EventsHostile
+        | Kind::Http2Events
+        | Kind::Http2EventsOdd
+        | Kind::Http2EventsHostile
+        | Kind::Http2EventsBroken => standing::set_up(kind, c, draft, peer, parts),
         Kind::ChangedRate => parts.change = Change::Rate,
         Kind::HandedOver => parts.change = Change::Shards,
     }

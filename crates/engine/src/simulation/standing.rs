@@ -5,6 +5,7 @@
 
 use super::http2::Sent;
 use super::peer::{Ending, Peer, reply_bytes};
+use crate::http2::frame::{self, Code, flag, kind};
 use plimsoll_measure::rng::Sequence;
 use plimsoll_websocket::{Message, Opcode, Reader, Role, accept_of, put, put_close};
 
@@ -207,9 +208,50 @@ fn open(head: &str, script: &StandingScript) -> Vec<Sent> {
     let last: u64 = last.map_or(0, |last| last.parse().expect("our own ids"));
     let head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n".to_vec();
     let mut out = vec![sent(0, head)];
-    out.extend(messages(script, &|number| {
-        format!("id: {0}\ndata: {{\"number\":{0}}}\n\n", number + last).into_bytes()
-    }));
+    out.extend(messages(script, &|number| event(number + last)));
+    out
+}
+
+/// An event, and its id.
+fn event(number: u64) -> Vec<u8> {
+    format!("id: {number}\ndata: {{\"number\":{number}}}\n\n").into_bytes()
+}
+
+/// An event stream over HTTP/2 after the last event: what ends it leaves the other streams alone.
+pub(super) fn stream(stream: u32, last: u64, script: &StandingScript) -> Vec<Sent> {
+    // Below the peer's limit of a frame.
+    const PART: usize = 4_000;
+    let mut head = Vec::new();
+    let whole = (kind::HEADERS, flag::END_HEADERS);
+    match script.oddity {
+        // :status, without indexing.
+        Oddity::Status503 => {
+            let ends = (kind::HEADERS, flag::END_HEADERS | flag::END_STREAM);
+            frame::put(&mut head, ends, stream, b"\x08\x03503");
+            return vec![sent(0, head)];
+        }
+        Oddity::NotStanding => {
+            frame::put(&mut head, whole, stream, b"\x88\x0f\x10\x10application/json");
+            frame::put(&mut head, (kind::DATA, flag::END_STREAM), stream, b"{}");
+            return vec![sent(0, head)];
+        }
+        _ => frame::put(&mut head, whole, stream, b"\x88\x0f\x10\x11text/event-stream"),
+    }
+    frame::put(&mut head, (kind::DATA, 0), stream, b"retry: 500\n\n");
+    let mut out = vec![sent(0, head)];
+    for mut own in messages(script, &|number| event(number + last)) {
+        let text = std::mem::take(&mut own.bytes);
+        let bytes = &mut own.bytes;
+        for part in text.chunks(PART) {
+            frame::put(bytes, (kind::DATA, 0), stream, part);
+        }
+        match own.ending.take() {
+            Some(Ending::Close) => frame::put(bytes, (kind::DATA, flag::END_STREAM), stream, b""),
+            Some(Ending::Reset) => frame::put_reset(bytes, stream, Code(2)),
+            None => {}
+        }
+        out.push(own);
+    }
     out
 }
 

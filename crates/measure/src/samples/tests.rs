@@ -30,7 +30,13 @@ fn any_sample() -> impl Strategy<Value = Sample> {
         0u64..10_000,
         proptest::option::of(0..u32::MAX),
     );
-    (spans, rest, kind).prop_map(|((at, lag, wait, flight), rest, kind)| Sample {
+    let stayed = prop_oneof![
+        3 => Just(None),
+        1 => (any_span(), any::<u32>())
+            .prop_map(|(open_for, messages)| Some(Stayed { open_for, messages })),
+    ];
+    (spans, rest, kind, stayed).prop_map(|((at, lag, wait, flight), rest, kind, stayed)| Sample {
+        stayed,
         scheduled_at: Nanos(at),
         lag,
         wait,
@@ -149,6 +155,7 @@ fn a_record_has_47_bytes_and_shared_values_are_written_once() {
         bytes_out: 120,
         connection: Some(3),
         kind,
+        stayed: None,
     };
     assert_eq!((sample.latency(), sample.service_time()), (ns(43), Some(ns(40))));
     let mut out = Vec::new();

@@ -202,6 +202,10 @@ fn bad_plans_are_explained() {
         let target = format!("ws = \"ws://h/\"\nheaders = {{ {header} }}\n{body}");
         check(&target, &["is set by the engine itself when it opens a WebSocket"]);
     }
+    let target = format!(
+        "ws = \"ws://h/\"\nheaders = {{ Sec-WebSocket-Extensions = \"permessage-deflate\" }}\n{body}"
+    );
+    check(&target, &["compression and other extensions", "remove the header"]);
     let done = plimsoll(&["run", "ws://127.0.0.1:9/", "-n", "1"]);
     assert_eq!(done.code, 2, "{}", done.stderr);
     assert!(done.stderr.contains("unsupported scheme \"ws\""), "{}", done.stderr);

@@ -193,6 +193,7 @@ fn with_samples(plan: &Plan) -> (Recording<'_>, Vec<(Seconds, Sample)>) {
                 bytes_out: 0,
                 connection: None,
                 kind,
+                stayed: None,
             };
             for _ in 0..stats.requests.scheduled {
                 let stream = &mut second.streams[plan.targets[target as usize].stream];

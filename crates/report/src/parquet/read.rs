@@ -6,7 +6,7 @@ use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, Int32Type
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::reader::{ChunkReader, FileReader, RowGroupReader, SerializedFileReader};
-use plimsoll_measure::samples::{Counted, Kind, Sample, SampledTarget};
+use plimsoll_measure::samples::{Counted, Kind, Sample, SampledTarget, Stayed};
 use plimsoll_measure::{ErrorClass, Fault, Listed, Nanos};
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -129,6 +129,9 @@ impl Columns<'_> {
         let (worker, second) =
             (self.required::<Int32Type>("worker")?, self.required::<Int32Type>("second")?);
         let connection = self.optional::<Int64Type>("connection")?;
+        // Files of earlier versions do not have these columns.
+        let later = |name| self.places.contains_key(name).then(|| self.optional::<Int64Type>(name));
+        let (open_for, messages) = (later("open_for").transpose()?, later("messages").transpose()?);
         let nanos = |value: i64| Nanos(value as u64);
         let row = |place: usize| {
             let (lag, wait) = (nanos(lag[place]), nanos(wait[place]));
@@ -151,6 +154,12 @@ impl Columns<'_> {
                 bytes_out: bytes_out[place] as u64,
                 connection: connection[place].map(|serial| serial as u32),
                 kind,
+                stayed: open_for.as_ref().zip(messages.as_ref()).and_then(
+                    |(open_for, messages)| {
+                        let open_for = nanos(open_for[place]?);
+                        Some(Stayed { open_for, messages: messages[place]? as u32 })
+                    },
+                ),
             };
             let counted = Counted { worker: worker[place] as u16, second: second[place] as u32 };
             Ok(Row { counted, sample })
@@ -187,6 +196,7 @@ impl Columns<'_> {
                 bytes_out: 0,
                 connection: None,
                 kind,
+                stayed: None,
             };
             each(second[place] as u32, &sample);
         }

@@ -4,7 +4,7 @@ use super::*;
 use bytes::Bytes;
 use parquet::file::metadata::{FileMetaData, ParquetMetaData, ParquetMetaDataWriter};
 use parquet::file::reader::{FileReader, SerializedFileReader};
-use plimsoll_measure::samples::{Kind, SampledTarget};
+use plimsoll_measure::samples::{Kind, SampledTarget, Stayed};
 use plimsoll_measure::{ErrorClass, Fault, Nanos};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -30,8 +30,12 @@ fn any_row() -> impl Strategy<Value = Row> {
     );
     let rest = (proptest::option::of(span()), any::<u32>(), any::<u32>());
     let counted = (any::<u16>(), 0u32..1 << 31, proptest::option::of(any::<u32>()));
-    (span(), span(), span(), span(), kind, rest, counted).prop_map(
-        |(at, lag, wait, flight, kind, (ttfb, bytes_in, bytes_out), (worker, second, serial))| {
+    let stayed = (span(), any::<u32>());
+    let stayed = stayed.prop_map(|(open_for, messages)| Stayed { open_for, messages });
+    let more = (counted, proptest::option::of(stayed));
+    (span(), span(), span(), span(), kind, rest, more).prop_map(
+        |(at, lag, wait, flight, kind, (ttfb, bytes_in, bytes_out), (counted, stayed))| {
+            let (worker, second, serial) = counted;
             Row {
                 counted: Counted { worker, second },
                 sample: Sample {
@@ -51,6 +55,7 @@ fn any_row() -> impl Strategy<Value = Row> {
                         rpc_code: kind.4,
                         sent: kind.5,
                     },
+                    stayed,
                 },
             }
         },

@@ -1,6 +1,7 @@
 //! Scripts of what stays open.
 
 use super::super::draft::Draft;
+use super::super::http2::{Hostile, Http2Script};
 use super::super::peer::{Accept, Peer};
 use super::super::standing::{Oddity, StandingScript};
 use super::{AtFault, Kind, MILLI, Parts, SECOND, within};
@@ -18,7 +19,7 @@ pub(super) fn set_up(
     let secs = within(c, 5, 9);
     // The limit of connections is that of requests.
     parts.addresses.clear();
-    let is_events = matches!(kind, Kind::Events | Kind::EventsHostile | Kind::EventsOdd);
+    let is_events = kind.has_events();
     let target = match kind {
         Kind::Idle | Kind::IdleDead => "ws = \"ws://10.0.0.1:80/\"",
         _ if is_events => "sse = \"http://10.0.0.1:80/events\"\nnumbered = true",
@@ -30,14 +31,29 @@ pub(super) fn set_up(
     let draw = |c: &mut Sequence, from: &[Oddity]| from[c.below(from.len() as u64) as usize];
     let oddity = match kind {
         Kind::SubscribedHostile => draw(c, &Oddity::HOSTILE),
-        Kind::EventsHostile => draw(c, &Oddity::HOSTILE_EVENTS),
+        Kind::EventsHostile | Kind::Http2EventsHostile => draw(c, &Oddity::HOSTILE_EVENTS),
         Kind::SubscribedOdd => draw(c, &Oddity::ODD),
-        Kind::EventsOdd => draw(c, &Oddity::ODD[..3]),
+        Kind::EventsOdd | Kind::Http2EventsOdd => draw(c, &Oddity::ODD[..3]),
         Kind::IdleDead => Oddity::Dead,
         _ => Oddity::None,
     };
     let (messages, at) = (secs * SECOND / interval, within(c, 2, 4));
     peer.standing = Some(StandingScript { interval, messages, oddity, at });
+    let mut protocol = "";
+    if matches!(
+        kind,
+        Kind::Http2Events
+            | Kind::Http2EventsOdd
+            | Kind::Http2EventsHostile
+            | Kind::Http2EventsBroken
+    ) {
+        let hostile = (kind == Kind::Http2EventsBroken)
+            .then(|| Hostile::ALL[c.below(Hostile::ALL.len() as u64) as usize]);
+        // Several streams share a connection.
+        let streams = Some(within(c, 1, 30) as u32);
+        peer.http2 = Some(Http2Script { streams, hostile, ..Http2Script::default() });
+        protocol = "protocol = \"http2\"\n";
+    }
     let silence = match oddity {
         _ if matches!(kind, Kind::Idle | Kind::IdleDead) => "",
         Oddity::Silence | Oddity::HalfThenSilence => "silence = \"900ms\"\n",
@@ -46,16 +62,19 @@ pub(super) fn set_up(
     let rate = within(c, 20, 400);
     let ping = if is_events { "" } else { "ping = \"1s\"\n" };
     draft.raw = Some(format!(
-        "max_body = \"10KiB\"\nsockets = {sockets}\nper_second = {rate}\n{ping}{silence}\
+        "{protocol}max_body = \"10KiB\"\nsockets = {sockets}\nper_second = {rate}\n{ping}{silence}\
          duration = \"{secs}s\"\n[[target]]\n{target}\n"
     ));
     match kind {
-        Kind::SubscribedHostile | Kind::EventsHostile => parts.blame(AtFault::Target),
+        Kind::SubscribedHostile
+        | Kind::EventsHostile
+        | Kind::Http2EventsHostile
+        | Kind::Http2EventsBroken => parts.blame(AtFault::Target),
         Kind::IdleDead => {
             peer.accept = Accept::Refuse;
             parts.blame(AtFault::Target);
         }
-        Kind::SubscribedOdd | Kind::EventsOdd => {
+        Kind::SubscribedOdd | Kind::EventsOdd | Kind::Http2EventsOdd => {
             parts.must_find = Some(FindingId::TargetMessages);
         }
         _ => {}

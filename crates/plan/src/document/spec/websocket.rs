@@ -6,13 +6,11 @@ use crate::{Body, Header};
 use plimsoll_measure::rng::Key;
 
 /// Headers that open a WebSocket, which the engine sets itself.
-const OPENING_HEADERS: [&str; 5] = [
-    "connection",
-    "upgrade",
-    "sec-websocket-key",
-    "sec-websocket-version",
-    "sec-websocket-extensions",
-];
+const OPENING_HEADERS: [&str; 4] =
+    ["connection", "upgrade", "sec-websocket-key", "sec-websocket-version"];
+/// The header that would ask for compression.
+const EXTENSIONS: &str = "sec-websocket-extensions";
+const NO_EXTENSIONS: &str = "compression and other extensions of WebSocket are not supported";
 /// Why a URL or a header of a WebSocket has no placeholders.
 const NO_PLACEHOLDERS: &str = "a placeholder in the URL or a header of a WebSocket, whose connections are shared by many calls";
 const ONE_CALL: &str = "a call over WebSocket needs a body that is one JSON-RPC call with an id";
@@ -23,6 +21,11 @@ pub(super) fn check_opening(headers: &[Header], placed: u64) -> Option<Problem> 
     if let Some(Header { name, .. }) = headers.iter().find(|header| is_own(&header.name)) {
         let message = format!("\"{name}\" is set by the engine itself when it opens a WebSocket");
         return Some(Problem(message, "remove the header"));
+    }
+    if headers.iter().any(|header| header.name.eq_ignore_ascii_case(EXTENSIONS)) {
+        let fix = "remove the header \"Sec-WebSocket-Extensions\": messages are sent as they are, \
+                   and a server may not compress its own unasked";
+        return Some(Problem(NO_EXTENSIONS.into(), fix));
     }
     (placed > 0).then(|| Problem(NO_PLACEHOLDERS.into(), ""))
 }
