@@ -32,6 +32,7 @@ const SCRIPT: &str = concat!(
     include_str!("../assets/page/base.js"),
     include_str!("../assets/page/chart.js"),
     include_str!("../assets/page/panels.js"),
+    include_str!("../assets/page/messages.js"),
     include_str!("../assets/page/tables.js"),
     include_str!("../assets/page/live.js"),
     include_str!("../assets/page/page.js"),
@@ -260,7 +261,7 @@ impl Summary {
             (2, 2) => "both objectives were missed".into(),
             _ => format!("{missed} of {all} objectives were missed"),
         };
-        let share = self.all.stats.requests.success().map_or("–".into(), percent);
+        let share = self.success().map_or("–".into(), percent);
         format!("{objectives}; {share} of the requests were answered as expected")
     }
 

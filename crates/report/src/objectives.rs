@@ -3,6 +3,7 @@
 use crate::activity::Activities;
 use crate::narrow::{Narrow, Scope};
 use crate::summary::Group;
+use plimsoll_measure::units::grouped;
 use plimsoll_measure::{Histogram, Nanos, Snapshot, Stats, StreamCounts};
 use plimsoll_plan::{Metric, Objective, Plan, TimeKind, TimeStat, Unit};
 
@@ -91,7 +92,7 @@ impl Judged {
             (Some(value), Unit::Time) => Nanos(value as u64).to_string(),
             (Some(value), Unit::Share) => percent(value),
             (Some(value), Unit::Rate) => format!("{value:.1}/s"),
-            (Some(value), Unit::Count) => format!("{value:.0}"),
+            (Some(value), Unit::Count) => grouped(value.round() as u64),
         }
     }
 }

@@ -45,11 +45,14 @@ struct Counts {
     errors: BTreeMap<ErrorClass, u64>,
     in_flight: u64,
     connected: u64,
-    /// Messages received, and missing by their numbers; `None` if nothing stays open.
-    messages: Option<[u64; 2]>,
+    /// Counts of messages, by [`MESSAGES`]; `None` if nothing stays open.
+    messages: Option<[u64; MESSAGES.len()]>,
     host: Option<Span>,
     processes: Vec<Readings>,
 }
+
+/// The counts of messages that a row has, by their names as columns.
+const MESSAGES: [&str; 5] = ["messages", "missing", "repeated", "reordered", "silences"];
 
 impl Counts {
     /// `n` arrivals as a rate per second. The last row of a run may last only the few milliseconds until the
@@ -76,7 +79,7 @@ impl Counts {
         self.in_flight = self.in_flight.max(next.in_flight);
         self.connected = self.connected.max(next.connected);
         self.messages = match (self.messages, next.messages) {
-            (Some([own, missing]), Some(next)) => Some([own + next[0], missing + next[1]]),
+            (Some(own), Some(next)) => Some(std::array::from_fn(|place| own[place] + next[place])),
             (own, next) => own.or(next),
         };
         match (&mut self.host, &next.host) {
@@ -143,8 +146,8 @@ struct Figures {
     lag: Option<Nanos>,
     /// The 99th percentile.
     wait: Option<Nanos>,
-    /// The 99th percentile of the lag of messages.
-    message_lag: Option<Nanos>,
+    /// p50 and p99 of the lag of messages.
+    message_lag: [Option<Nanos>; 2],
     /// Latencies by cell of the heat map.
     heat: Vec<(u32, u64)>,
 }
@@ -166,7 +169,7 @@ impl Figures {
             service_time: quantiles(&times.service_time),
             lag: times.lag.quantile(0.99),
             wait: times.wait.quantile(0.99),
-            message_lag: times.message_lag.quantile(0.99),
+            message_lag: [0.5, 0.99].map(|quantile| times.message_lag.quantile(quantile)),
             heat,
         }
     }
@@ -290,7 +293,10 @@ impl TimeSeries {
             errors: stats.errors.iter().collect(),
             in_flight: second.in_flight,
             connected: second.connections.open,
-            messages: stats.messages.as_ref().map(|own| [own.received, own.gaps]),
+            messages: stats
+                .messages
+                .as_ref()
+                .map(|own| [own.received, own.gaps, own.duplicates, own.reordered, own.silences]),
             host,
             processes: self.processes.read(scraped),
         };

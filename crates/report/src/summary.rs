@@ -13,8 +13,8 @@ use crate::series::TimeSeries;
 use crate::timeline::Timeline;
 use crate::verdict::{Case, Rules, Verdict};
 use plimsoll_measure::{
-    ErrorClass, FindingId, Histogram, Nanos, RpcCounts, RunFacts, Severity, Snapshot, SplitCounts,
-    Stats, StatusCounts, StreamCounts,
+    ErrorClass, FindingId, Histogram, Nanos, Requests, RpcCounts, RunFacts, Severity, Snapshot,
+    SplitCounts, Stats, StatusCounts, StreamCounts,
 };
 use plimsoll_plan::{Load, Plan};
 use std::collections::BTreeMap;
@@ -335,6 +335,13 @@ impl Summary {
     /// Whether no arrival was answered as expected.
     pub fn nothing_ok(&self) -> bool {
         self.verdict.findings.iter().any(|finding| finding.id == FindingId::NothingOk)
+    }
+
+    /// The share of arrivals that were answered as expected. During a run, what is open counts as such.
+    pub(crate) fn success(&self) -> Option<f64> {
+        let Requests { scheduled, ok, .. } = self.all.stats.requests;
+        let open = self.all.stats.messages.as_ref().map_or(0, |messages| messages.open());
+        (scheduled + open > 0).then(|| (ok + open) as f64 / (scheduled + open) as f64)
     }
 
     /// CPU time of this process per request sent, including the warm-up; `None` if nothing was sent, or if

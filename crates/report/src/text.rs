@@ -324,7 +324,15 @@ impl Summary {
                 Nanos::ZERO => String::new(),
                 spin => format!(" (and {spin} spinning)"),
             };
-            format!("{} CPU per request{spin}", cpu.work)
+            let requests = self.all.stats.requests.sent + self.total.warmup.sent;
+            match self.all.stats.messages.as_ref().map_or(0, |messages| messages.received) {
+                // Most of the work is that of messages.
+                n if n > requests => {
+                    let each = u128::from(cpu.work.0) * u128::from(requests) / u128::from(n);
+                    format!("{} CPU per message", Nanos(each as u64))
+                }
+                _ => format!("{} CPU per request{spin}", cpu.work),
+            }
         });
         let workers = counted(self.facts.workers as u64, "worker");
         let memory = match whole.host.rss_peak_bytes >> 20 {

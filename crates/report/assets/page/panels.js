@@ -78,8 +78,8 @@ function panelsOf(whole) {
   if (!whole.columns.t?.length) return [];
   const run = { ...whole, columns: steady(whole.columns), whole: whole.columns };
   return [
-    ratesPanel(run), latencyPanel(run), heatPanel(run), distributionPanel(), errorsPanel(run),
-    connectionsPanel(run), messagesPanel(run), messageLagPanel(run), lagPanel(run), ...processPanels(run), ...hostPanels(run),
+    ...messagePanels(run), ratesPanel(run), latencyPanel(run), heatPanel(run), distributionPanel(), errorsPanel(run),
+    connectionsPanel(run), lagPanel(run), ...processPanels(run), ...hostPanels(run),
   ].filter((panel) => panel?.series.length).map(withSummary);
 }
 
@@ -139,7 +139,7 @@ function latencyPanel(run) {
     const [low, high] = [millis(least(p99)), millis(greatest(p99))];
     const most = inView(panel, latency.max);
     const row = most.indexOf(greatest(most));
-    return (low === high ? `p99 ${high}; ` : numbers(p99).length ? `p99 between ${low} and ${peak(panel, p99)}; ` : "") +
+    return (run.columns.messages ? OPENING : "") + (low === high ? `p99 ${high}; ` : numbers(p99).length ? `p99 between ${low} and ${peak(panel, p99)}; ` : "") +
       `the slowest arrival took ${millis(exact(most[row]))} at ${panel.when(row)}.`;
   };
   return panel;
@@ -165,22 +165,6 @@ function lagPanel(run) {
   return panel;
 }
 
-function messagesPanel(run) {
-  const panel = { ...overTime(run), key: "messages", title: "Messages per second", format: rate };
-  panel.series = [
-    line("messages", run.columns.messages, "teal", { fill: 0.12 }), line("missing", run.columns.missing, "orange", { width: 2 }),
-  ].filter(isUsed);
-  panel.summarize = () => panel.series.map(({ label, values }) => upTo(panel, label, values)).join(", ") + ".";
-  return panel;
-}
-
-function messageLagPanel(run) {
-  const panel = { ...overTime(run), key: "message-lag", title: "Lag of messages behind their own timestamps, p99", format: millis };
-  panel.series = [line("lag", run.columns.message_lag, "blue", { fill: 0.1 })].filter(isKnown);
-  panel.summarize = () => upTo(panel, "p99", run.columns.message_lag) + ".";
-  return panel;
-}
-
 function connectionsPanel(run) {
   const own = run.columns;
   const panel = { ...overTime(run), key: "connections", title: "In flight and connections", format: number, isCount: true };
@@ -193,7 +177,8 @@ function connectionsPanel(run) {
   panel.summarize = () => {
     const flying = inView(panel, own.in_flight);
     const most = greatest(flying);
-    const requests = most ? `at most ${plural(most, "request")} in flight (${panel.when(flying.indexOf(most))})` : "no request in flight";
+    const what = own.messages ? "exchange" : "request";
+    const requests = most ? `at most ${plural(most, what)} in flight (${panel.when(flying.indexOf(most))})` : "no request in flight";
     return `At the end of a second ${requests} and at most ${plural(greatest(inView(panel, own.connected)), "connection")} open.`;
   };
   return panel;

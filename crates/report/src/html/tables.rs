@@ -133,8 +133,8 @@ impl Summary {
         let requests = &self.all.stats.requests;
         let rates = self.all.rates();
         let per_second = |of: Option<f64>| format!("{}/s", rate(of));
-        let share = requests.success().map_or("–".into(), percent);
-        let ok_class = match requests.success() {
+        let share = self.success().map_or("–".into(), percent);
+        let ok_class = match self.success() {
             Some(success) if success >= 1.0 => "good",
             Some(success) if success > 0.0 => "warn",
             Some(_) => "bad",
@@ -154,7 +154,7 @@ impl Summary {
             false => String::new(),
         };
         let scheduled = format!("{}{in_flight}", per_second(rates.scheduled));
-        let tiles = [
+        let mut tiles = [
             ("", "Scheduled", grouped(requests.scheduled), scheduled),
             ("", "Sent", grouped(requests.sent), per_second(rates.sent)),
             (ok_class, "Ok", share, format!("{}, {not_ok}", per_second(rates.ok))),
@@ -162,6 +162,19 @@ impl Summary {
             ("", "Latency p99", time(0.99), format!("service time {service}")),
             ("", "Latency max", time(1.0), counted(self.all.latency.count(), "arrival")),
         ];
+        if let Some(messages) = &self.all.stats.messages
+            && self.targets.iter().all(|(target, _)| target.stats.messages.is_some())
+        {
+            let [.., p50, p99, max] = &mut tiles;
+            let others = [(messages.duplicates, "repeated"), (messages.reordered, "out of order")];
+            let others = others.map(|(n, what)| format!("{} {what}", grouped(n))).join(", ");
+            let in_order = format!("{} in order", grouped(messages.in_order));
+            *p50 = ("", "Messages", grouped(messages.received), in_order);
+            let class = if messages.gaps > 0 { "warn" } else { "" };
+            *p99 = (class, "Missing", grouped(messages.gaps), others);
+            let opening = format!("time to open {}", shown(messages.opening.quantile(0.99)));
+            *max = ("", "Message lag p99", shown(messages.lag.quantile(0.99)), opening);
+        }
         html.push_str("<dl class=\"tiles\">\n");
         for (class, name, value, note) in tiles {
             let _ = writeln!(

@@ -3,7 +3,7 @@
 //! column that is not known for any row is absent.
 
 use super::processes::{Readings, Summed};
-use super::{Counts, Figures, TimeSeries};
+use super::{Counts, Figures, MESSAGES, TimeSeries};
 use crate::narrow::Scope;
 use crate::seconds::Seconds;
 use crate::text::clean;
@@ -151,10 +151,12 @@ impl TimeSeries {
         rate("ok", |counts| counts.requests.ok);
         rate("failed", |counts| counts.requests.failed);
         rate("unsent", |counts| counts.requests.unsent);
-        for (place, name) in ["messages", "missing"].into_iter().enumerate() {
-            let count = |row: &Shown<'_>| row.counts.messages.map(|own| own[place]);
-            let rate = |row: &Shown<'_>| row.per_second(count(row)?);
-            object.known(name, rows.iter().map(rate).collect());
+        if rows.iter().any(|row| row.counts.messages.is_some()) {
+            // A second without counts had no messages.
+            for (place, name) in MESSAGES.into_iter().enumerate() {
+                let count = |row: &Shown<'_>| row.counts.messages.map_or(0, |own| own[place]);
+                object.numbers(name, rows.iter().map(|row| row.per_second(count(row))));
+            }
         }
         if scope == Scope::Run {
             let level =
@@ -230,7 +232,10 @@ fn put_times(object: &mut Object, rows: &[Shown<'_>], scope: Scope) {
         object.known("lag", rows.iter().map(|row| millis(row.figures.lag)).collect());
         object.known("wait", rows.iter().map(|row| millis(row.figures.wait)).collect());
     }
-    object.known("message_lag", rows.iter().map(|row| millis(row.figures.message_lag)).collect());
+    for (place, name) in ["message_lag_p50", "message_lag_p99"].into_iter().enumerate() {
+        let lag = |row: &Shown<'_>| millis(row.figures.message_lag[place]);
+        object.known(name, rows.iter().map(lag).collect());
+    }
     let heat = object.key("heat");
     heat.push('[');
     for (place, row) in rows.iter().enumerate() {

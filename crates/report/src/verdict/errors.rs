@@ -243,14 +243,15 @@ impl Counts<'_> {
     }
 }
 
-/// No arrival was ok. The finding's side is the one at which most arrivals failed. Unless that is the
+/// No arrival was ok, and nothing is open that may be when it ends. The finding's side is the one at which most arrivals failed. Unless that is the
 /// generator, other findings that would make the run invalid become warnings, because a punctual generator
 /// would have received no better answers.
 pub(super) fn nothing_ok(case: &Case<'_>, blame: &Blame, found: &mut [Found]) -> Option<Found> {
     let is_stopped = case.facts.was_stopped();
     // Stopping a run aborts its last requests; that is nobody's failure.
     let aborted = if is_stopped { case.count(ErrorClass::Aborted) } else { 0 };
-    if case.all.stats.requests.ok > 0 || (is_stopped && case.scheduled() == aborted) {
+    let open = case.all.stats.messages.as_ref().map_or(0, |messages| messages.open());
+    if case.all.stats.requests.ok + open > 0 || (is_stopped && case.scheduled() == aborted) {
         return None;
     }
     let own: u64 = generator_counts(case, blame).iter().map(|(_, n)| n).sum();

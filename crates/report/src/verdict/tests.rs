@@ -336,6 +336,22 @@ fn closed_keep_alive_connections_and_silent_handshakes_are_not_crashes() {
     );
 }
 
+/// During a run, the exchanges that are open count as ok.
+#[test]
+fn what_is_open_may_still_be_ok() {
+    let plan = open(100, 2);
+    let mut recording = Recording::new(&plan);
+    recording.seconds(2, |filled| {
+        filled.failed(0, 10, ErrorClass::Reset, millis(5));
+        let messages = filled.snapshot.stats[0].messages_mut();
+        messages.opened = 40;
+        messages.opening.record_n(millis(1), 40);
+    });
+    let summary = recording.summary();
+    assert!(!summary.nothing_ok(), "{:?}", summary.verdict.findings);
+    assert_eq!(summary.success(), Some(0.8));
+}
+
 #[test]
 fn nothing_ok_is_the_first_finding() {
     use ErrorClass::*;

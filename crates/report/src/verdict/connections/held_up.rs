@@ -303,7 +303,7 @@ impl Evidence {
         match self.peer_limit() {
             Some(_) => format!(
                 "raise {{http2.connections}} to {connections}, or the target's limit of streams per \
-                 connection (nginx: http2_max_concurrent_streams) to {}",
+                 connection (nginx: http2_max_concurrent_streams, Traefik: maxConcurrentStreams) to {}",
                 round_up(enough / http2.connections.max(1) as f64)
             ),
             None => format!("raise {{http2.connections}} to {connections}"),

@@ -122,7 +122,7 @@ fn a_limit_of_http2_streams_is_the_plans_or_the_targets() {
     assert_eq!(
         found.fix,
         "raise connections.http2.connections to 9, or the target's limit of streams per connection \
-         (nginx: http2_max_concurrent_streams) to 9"
+         (nginx: http2_max_concurrent_streams, Traefik: maxConcurrentStreams) to 9"
     );
     assert_eq!((found.side, found.severity), (Side::Generator, Severity::Invalid));
     let plans = verdict(StreamLimits { streams: 2, peer: Some(128), ..limits });
