@@ -86,7 +86,7 @@ class Generator:
         """One run of `seconds` against `address`."""
         command = [self.program, *self.arguments(address, seconds, folder)]
         finished = run_generator(command, seconds)
-        if finished.code not in (WITH_SUMMARY if self.name == "plimsoll" else (0,)):
+        if finished.code not in (WITH_SUMMARY if self.program == PLIMSOLL else (0,)):
             message = (finished.err or finished.out).strip().splitlines()[-1:] or ["no message"]
             raise CouldNotRun(f"{self.name} exited with code {finished.code}: {message[0]}")
         try:

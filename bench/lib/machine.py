@@ -2,6 +2,7 @@
 
 import os
 import platform
+import resource
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from .settings import GENERATOR_CPU, PLIMSOLL, ROOT, SERVER_CPU
 # Program → Debian package. oha is not packaged: it is included if installed.
 PACKAGES = {
     "wrk": "wrk", "hey": "hey", "h2load": "nghttp2-client", "nghttpd": "nghttp2-server", "nginx": "nginx-light",
-    "haproxy": "haproxy", "chromium": "chromium", "ip": "iproute2", "nft": "nftables", "taskset": "util-linux",
+    "haproxy": "haproxy", "openssl": "openssl", "chromium": "chromium", "ip": "iproute2", "nft": "nftables",
+    "taskset": "util-linux",
 }
 # Above this load average, something else is running.
 QUIET_LOAD = 0.3
@@ -65,6 +67,19 @@ def keep_off_the_generators_cpu() -> None:
     if not {SERVER_CPU, GENERATOR_CPU} <= usable:
         raise CouldNotRun(f"needs processors {SERVER_CPU} and {GENERATOR_CPU}, may only use {usable}")
     os.sched_setaffinity(0, {SERVER_CPU})
+
+
+def allow_descriptors(count: int) -> None:
+    """Raises the limit of open files, which the programs started afterwards inherit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= count:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, max(hard, count)))
+    except (OSError, ValueError) as error:
+        raise CouldNotRun(
+            f"needs {count:,} open files, {hard:,} are allowed; raise the limit with ulimit -Hn, or run as root"
+        ) from error
 
 
 def facts() -> list[tuple[str, str]]:
