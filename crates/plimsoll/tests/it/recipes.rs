@@ -4,9 +4,6 @@ use crate::run::Folder;
 use crate::server::{After, Reply, Server};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use plimsoll_gateway::error::TABLE;
-use plimsoll_gateway::observe::metrics::METRICS;
-use plimsoll_gateway::protocol::Category;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -35,30 +32,9 @@ fn recipes_are_accepted_by_their_programs() {
                     frontend f\n bind 127.0.0.1:1\n default_backend gateway\n";
     let haproxy = folder.file("haproxy.cfg", frontend.to_string() + &recipe("haproxy", "httpchk"));
     accepted(Command::new("haproxy").args(["-c", "-f", &haproxy]));
-    let rules = folder.file("rules.yaml", recipe("yaml", "groups:"));
-    accepted(Command::new("promtool").args(["check", "rules", &rules]));
     let stanza = folder.file("logrotate", recipe("logrotate", "postrotate"));
     let state = folder.path().join("state");
     accepted(Command::new("logrotate").arg("-d").arg("-s").arg(state).arg(stanza));
-}
-
-/// An alert on a name that does not exist would never fire.
-#[test]
-fn alerts_use_metrics_and_outcomes_that_exist() {
-    let rules = recipe("yaml", "groups:");
-    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let names = rules.split(|c| !is_name(c)).filter(|word| word.starts_with("plimsoll_"));
-    for name in names {
-        let name = name.strip_suffix("_bucket").unwrap_or(name);
-        assert!(METRICS.iter().any(|metric| metric.name == name), "{name}");
-    }
-    let outcomes = rules.split("outcome=").skip(1).map(|rest| rest.split('"').nth(1).unwrap());
-    for outcome in outcomes.flat_map(|outcomes| outcomes.split('|')) {
-        let is_known = ["ok", "gateway", "upstream"].contains(&outcome)
-            || TABLE.iter().any(|row| row.name == outcome)
-            || Category::ALL.iter().any(|category| category.word() == outcome);
-        assert!(is_known, "{outcome}");
-    }
 }
 
 /// nginx with the recipe, in front of two gateways.
