@@ -374,8 +374,8 @@ impl<'r> Field<'r> {
         self.parse(values::duration)
     }
 
-    /// An integer or a float, as it is written.
-    fn number(&self) -> Option<&str> {
+    /// An integer or a float, as it is written; `None` for anything else.
+    pub fn number(&self) -> Option<&str> {
         match self.value.get_ref() {
             DeValue::Integer(number) if number.radix() == 10 => Some(number.as_str()),
             DeValue::Float(number) => Some(number.as_str()),

@@ -10,6 +10,8 @@
 //! - `json`: [`Json`]: a value as JSON
 //! - `problem`: [`Problem`], [`Problems`]: what is wrong, where, and how to fix it
 //! - `variables`: [`Variables`], [`Text`]: `${NAME}` substitution
+//! - `lines`: lines of a log without what looks like a secret
+//! - [`money`]: amounts and prices
 //! - `redact`: which parts of a value may be printed
 //! - `secrets`: [`Secrets`]: masks secret values in text from elsewhere
 //! - `values`: parsing and printing rates, durations and sizes
@@ -19,6 +21,8 @@ mod attached;
 mod document;
 mod file;
 mod json;
+mod lines;
+pub mod money;
 mod nearest;
 mod problem;
 mod redact;
@@ -30,6 +34,7 @@ pub use attached::{Attached, Spot};
 pub use document::{Document, Field, Table};
 pub use file::read_file;
 pub use json::Json;
+pub use lines::{arguments_without_secrets, without_secrets};
 pub use nearest::{nearest, nearest_within};
 pub use problem::{Place, Problem, Problems};
 pub use redact::{REDACTED, authority_of, is_secret, is_word, secret_within};

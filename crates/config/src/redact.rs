@@ -116,7 +116,7 @@ fn cut(text: &str, separator: char) -> (&str, Option<&str>) {
 }
 
 /// A part with everything redacted but its placeholders and the literal text that `is_shown`.
-fn redact(part: &str, is_shown: impl Fn(&str) -> bool) -> String {
+pub(crate) fn redact(part: &str, is_shown: impl Fn(&str) -> bool) -> String {
     let mut out = String::new();
     let literal = |text: &str, out: &mut String| {
         *out += if text.is_empty() || is_shown(text) { text } else { REDACTED };
@@ -184,7 +184,7 @@ fn is_drawn(inside: &str) -> bool {
 
 /// Whether the name of a query parameter suggests a secret: one of its words does, or ends in such a
 /// word. Stricter than [`is_secret`], since `author` and `keyword` are common.
-fn is_secret_parameter(name: &str) -> bool {
+pub(crate) fn is_secret_parameter(name: &str) -> bool {
     const WORDS: [&str; 18] = [
         "key",
         "token",
@@ -238,7 +238,7 @@ pub(crate) fn is_scheme(text: &str) -> bool {
 }
 
 /// A text with the user names and passwords of all URLs in it redacted.
-fn without_users(text: &str) -> String {
+pub(crate) fn without_users(text: &str) -> String {
     let mut parts = text.split_inclusive("://");
     let mut shown = parts.next().unwrap_or_default().to_string();
     for part in parts {

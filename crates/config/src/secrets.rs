@@ -141,7 +141,7 @@ fn path_of(url: &str) -> usize {
 }
 
 /// Whether a part of a URL could be a key: long, and not a word.
-fn looks_like_key(part: &str) -> bool {
+pub(crate) fn looks_like_key(part: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~%".contains(&byte);
     let has = |test: fn(&u8) -> bool| part.as_bytes().iter().any(test);
     let mixed = has(u8::is_ascii_digit) && has(u8::is_ascii_alphabetic);

@@ -6,6 +6,7 @@
 //! - [`tune`]: kernel settings for a load, and back
 //! - [`Sampler`]: what the host did to this process, second by second
 //! - [`process`], [`Thread`]: resource usage of this process; [`find_child`]: another process
+//! - [`Used`]: what another process or control group has used
 //! - [`raise_descriptor_limit`]: the limit of open file descriptors
 //! - [`is_ignored`]: ignored signals
 
@@ -20,6 +21,7 @@ mod sampler;
 mod source;
 mod threads;
 pub mod tune;
+mod used;
 
 pub use cgroup::Cgroup;
 pub use facts::{Descriptors, Facts, Ports, TwReuse, WakeUp};
@@ -30,6 +32,7 @@ use plimsoll_measure::Nanos;
 pub use sampler::{SampledRun, Sampler};
 pub use source::Source;
 pub use threads::Thread;
+pub use used::Used;
 
 /// Current resource usage of a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -12,6 +12,7 @@
 //! - `snapshot`: the counts of one second, and their sums
 //! - `host`: [`HostSample`], what the host did to the process in a second
 //! - `prometheus`: the text exposition format; `scrape`: metrics scraped from other processes
+//! - `log`: logs of other processes
 //! - `wire`: `snapshots.jsonl`
 //! - `samples`: `samples.bin`, one record per arrival
 //! - `finding`: the findings of a verdict
@@ -22,6 +23,7 @@ pub mod facts;
 pub mod finding;
 pub mod histogram;
 pub mod host;
+pub mod log;
 pub mod names;
 pub mod prometheus;
 pub mod rng;
@@ -38,6 +40,7 @@ pub use histogram::Histogram;
 pub use host::{
     CpuTimes, HostSample, Sending, Sockets, Softnet, TcpCounter, ThreadTime, Throttled, Usage,
 };
+pub use log::{Followed, LogEvent, Matched};
 pub use names::{ErrorClass, Fault, Listed, OpenReason, Side, Tally};
 pub use samples::Sample;
 pub use scrape::Scraped;

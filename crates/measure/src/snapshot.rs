@@ -18,7 +18,7 @@ mod split;
 mod stream;
 
 use crate::names::{ErrorClass, Fault, OpenReason, Tally};
-use crate::{Histogram, HostSample, Nanos, Note, Scraped, Usage};
+use crate::{Followed, Histogram, HostSample, Nanos, Note, Scraped, Usage};
 pub use identity::Imbalance;
 use identity::{equal, sum};
 pub use messages::{MessageCounts, Order};
@@ -330,6 +330,8 @@ pub struct Snapshot {
     /// Metrics of the scraped processes, in plan order; may be shorter than the plan's list if the
     /// last processes have none.
     pub scrapes: Vec<Scraped>,
+    /// Followed logs, in plan order; may be shorter than the plan's list, as `scrapes`.
+    pub logs: Vec<Followed>,
     /// The first error of each class, as reported by the system or the target, and the first
     /// unexpected answer by target and status; at most [`Note::MAX`].
     pub notes: Vec<Note>,
@@ -392,6 +394,7 @@ impl Snapshot {
         self.note(&other.notes);
         self.samples_dropped += other.samples_dropped;
         other.scrapes.iter().enumerate().for_each(|(place, next)| self.scraped(place, next));
+        other.logs.iter().enumerate().for_each(|(place, next)| self.followed(place, next));
     }
 
     /// Adds metrics of the scraped process with this index in the plan.
@@ -400,6 +403,14 @@ impl Snapshot {
             self.scrapes.resize_with(place + 1, Scraped::default);
         }
         self.scrapes[place].append(next);
+    }
+
+    /// Adds what was followed of the log with this index in the plan.
+    pub fn followed(&mut self, place: usize, next: &Followed) {
+        if self.logs.len() <= place {
+            self.logs.resize_with(place + 1, Followed::default);
+        }
+        self.logs[place].append(next);
     }
 
     /// Adds notes, unless there is one of the same kind.
@@ -430,6 +441,7 @@ impl Snapshot {
         self.host = HostSample::default();
         self.workers = WorkerTime::default();
         self.scrapes.clear();
+        self.logs.clear();
         self.notes.clear();
         self.samples_dropped = 0;
     }

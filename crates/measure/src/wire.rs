@@ -9,6 +9,7 @@
 mod edges;
 mod host;
 mod load;
+mod logs;
 mod messages;
 mod read;
 mod scrapes;
@@ -24,6 +25,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 pub use edges::{Header, end_line};
 use host::HostLine;
 use load::{OriginLine, StreamLine};
+use logs::LogLine;
 use messages::MessagesLine;
 pub use read::{ReadError, Reader, Reading, read, second_of};
 use scrapes::ScrapeLine;
@@ -104,6 +106,8 @@ struct Line {
     workers: WorkersLine,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     scrapes: BTreeMap<String, ScrapeLine>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    logs: BTreeMap<String, LogLine>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     notes: Vec<NoteLine>,
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -254,6 +258,7 @@ impl Line {
         let names = &header.names;
         assert_eq!(snapshot.stats.len(), names.len(), "a name for each of the stats");
         assert!(snapshot.scrapes.len() <= header.scrapes.len(), "a name for each scrape");
+        assert!(snapshot.logs.len() <= header.logs.len(), "a name for each log");
         let seen = |stats: &Stats| {
             let has_messages = stats.messages.as_ref().is_some_and(|own| !own.is_empty());
             stats.requests.scheduled > 0 || stats.bytes_out > 0 || has_messages
@@ -303,6 +308,13 @@ impl Line {
                 .zip(&snapshot.scrapes)
                 .filter(|(_, scraped)| scraped.reads > 0 || !scraped.failures.is_empty())
                 .map(|(name, scraped)| (name.clone(), ScrapeLine::from(scraped)))
+                .collect(),
+            logs: header
+                .logs
+                .iter()
+                .zip(&snapshot.logs)
+                .filter(|(_, followed)| !followed.is_empty())
+                .map(|(name, followed)| (name.clone(), LogLine::from(followed)))
                 .collect(),
             notes: snapshot.notes.iter().map(NoteLine::from).collect(),
             samples_dropped: snapshot.samples_dropped,
@@ -355,6 +367,9 @@ impl Line {
         };
         for (name, line) in self.scrapes {
             snapshot.scraped(index_of(&name, &header.scrapes)?, &line.into_scraped()?);
+        }
+        for (name, line) in self.logs {
+            snapshot.followed(index_of(&name, &header.logs)?, &line.into_followed(ignored));
         }
         snapshot.notes = self.notes.into_iter().filter_map(|own| own.into_note(ignored)).collect();
         snapshot.samples_dropped = self.samples_dropped;

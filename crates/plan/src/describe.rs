@@ -2,7 +2,7 @@
 
 use crate::stream::{Arrivals, End, Load, Sockets, Stream};
 use crate::{Body, Expect, Plan, RequestSpec, RpcExpect, Stage, Standing, Target, TimeoutFrom};
-use crate::{Http2Rules, Protocol, WebSocketRules};
+use crate::{Http2Rules, LogSource, Protocol, ScrapeSource, WebSocketRules};
 use plimsoll_config::values::{show_duration, show_rate};
 use plimsoll_config::{REDACTED, nearest};
 use plimsoll_measure::Nanos;
@@ -42,8 +42,19 @@ impl Plan {
                 .expect("writing to memory");
         }
         for scrape in &self.scrapes {
-            let (name, url) = (&scrape.name, &scrape.url_shown);
-            writeln!(out, "  scrapes {url} every second as {name}").expect("writing to memory");
+            let (name, source) = (&scrape.name, &scrape.source);
+            let verb =
+                if matches!(source, ScrapeSource::Url { .. }) { "scrapes" } else { "observes" };
+            writeln!(out, "  {verb} {source} every second as {name}").expect("writing to memory");
+        }
+        for log in &self.logs {
+            let (name, source) = (&log.name, &log.source);
+            let verb =
+                if matches!(source, LogSource::File(_)) { "follows" } else { "runs and follows" };
+            let patterns: Vec<&str> = log.patterns.iter().map(|own| own.text.as_str()).collect();
+            let patterns = patterns.join(", ");
+            writeln!(out, "  {verb} {source} as {name}, counting lines that match {patterns}")
+                .expect("writing to memory");
         }
         let max = match self.protocol {
             _ if only_sockets => "as many connections as sockets".into(),
@@ -109,6 +120,12 @@ impl Plan {
                 if !is_known && seen.insert(spec.method.as_str()) {
                     warnings.push(format!("{}: {}", target.name, unknown_method(&spec.method)));
                 }
+            }
+        }
+        for log in &self.logs {
+            for pattern in log.patterns.iter().filter(|own| own.matches_everything()) {
+                let (name, text) = (&log.name, &pattern.text);
+                warnings.push(format!("{name}: the pattern \"{text}\" matches every line"));
             }
         }
         let incomplete = |target: &&Target| {

@@ -2,9 +2,11 @@
 //! once.
 
 mod connections;
+mod cost;
 mod file;
 mod fleet;
 mod load;
+mod log;
 mod objective;
 mod request;
 mod scrape;
@@ -16,17 +18,21 @@ use crate::target_file::RequestText;
 use crate::{Objective, Origin, RequestSpec, Standing, Stream, Target};
 use connections::read_connections;
 pub use connections::{ConnectionRules, Http2Rules, Protocol, WebSocketRules};
+use cost::read_cost;
+pub use cost::{CostRules, RelaysFrom};
 use file::Files;
 pub use file::TargetStream;
 use fleet::read_fleet;
 pub use fleet::{FleetRules, OnAgentLoss, SecretsFrom};
 use load::read_streams;
+use log::read_logs;
+pub use log::{Argument, Log, LogSource, Pattern};
 use objective::read_objectives;
 use plimsoll_config::{Document, Field, Problems, Secrets, Table, Text, Variables};
 use plimsoll_measure::rng::Key;
 use plimsoll_measure::{Nanos, Snapshot};
 use scrape::read_scrapes;
-pub use scrape::{Charted, Scrape};
+pub use scrape::{Charted, Scrape, ScrapeSource};
 pub use spec::is_redundant_header;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -127,6 +133,10 @@ pub struct Plan {
     pub objectives: Vec<Objective>,
     /// Other processes to scrape.
     pub scrapes: Vec<Scrape>,
+    /// Logs to follow.
+    pub logs: Vec<Log>,
+    /// What the tested system costs.
+    pub cost: Option<CostRules>,
     /// The values of the secret variables that the plan uses.
     pub secrets: Secrets,
 }
@@ -141,15 +151,17 @@ const CONNECTIONS_MAX: u64 = 10_000_000;
 
 impl Plan {
     /// The top-level keys of a plan.
-    pub const KEYS: [&str; 33] = [
+    pub const KEYS: [&str; 35] = [
         "agents",
         "arrivals",
         "connections",
+        "cost",
         "default_headers",
         "duration",
         "fleet",
         "grace",
         "labels",
+        "log",
         "max_body",
         "max_in_flight",
         "name",
@@ -364,6 +376,8 @@ fn read_plan(root: &Table<'_>, files: &Files<'_>) -> Option<Plan> {
     sockets::check_rest(root, streams.as_deref(), max_in_flight);
     let objectives = read_objectives(root, (&targets, &requests), streams.as_deref());
     let scrapes = read_scrapes(root);
+    let logs = read_logs(root, files);
+    let cost = read_cost(root, &targets, &scrapes);
     let streams = streams.filter(|streams| !streams.is_empty())?;
     let users = streams.iter().filter(|own| own.sockets.is_none());
     let users = users.filter_map(|s| s.users().map(|_| load::peak(s) as u64)).sum::<u64>();
@@ -390,6 +404,8 @@ fn read_plan(root: &Table<'_>, files: &Files<'_>) -> Option<Plan> {
         requests,
         objectives,
         scrapes,
+        logs,
+        cost,
         secrets: root.secrets(),
     };
     // Contents of files may be longer in TOML. The limit ensures that a resolved plan can be read back.

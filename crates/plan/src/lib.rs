@@ -34,14 +34,14 @@ mod url;
 
 pub use deck::{Card, Deck};
 pub use document::{
-    Charted, ConnectionRules, DefaultHeaders, FleetRules, Http2Rules, OnAgentLoss, Plan, Protocol,
-    SEED_MAX, Scrape, SecretsFrom, TargetStream, TimeoutFrom, TlsRules, WebSocketRules,
-    is_redundant_header,
+    Argument, Charted, ConnectionRules, CostRules, DefaultHeaders, FleetRules, Http2Rules, Log,
+    LogSource, OnAgentLoss, Pattern, Plan, Protocol, RelaysFrom, SEED_MAX, Scrape, ScrapeSource,
+    SecretsFrom, TargetStream, TimeoutFrom, TlsRules, WebSocketRules, is_redundant_header,
 };
 // Re-exported so that reading a plan needs no other crate.
 pub use objective::{Metric, Objective, Operator, TimeKind, TimeStat, Unit, unknown_name};
 pub use part::Part;
-pub use plimsoll_config::{Document, Secrets, Variables};
+pub use plimsoll_config::{Document, Secrets, Variables, money, without_secrets};
 pub use profile::{Profile, Stage};
 pub use schedule::{Arrival, Pacer, SHARDS, Schedule, Shards, Users};
 pub use stream::{Arrivals, End, Load, Schedules, Sockets, Stream};

@@ -2,8 +2,8 @@
 
 use crate::Objective;
 use crate::document::{
-    DefaultHeaders, FleetRules, Http2Rules, OnAgentLoss, Plan, Protocol, SecretsFrom, TimeoutFrom,
-    TlsRules, WebSocketRules,
+    DefaultHeaders, FleetRules, Http2Rules, OnAgentLoss, Plan, Protocol, ScrapeSource, SecretsFrom,
+    TimeoutFrom, TlsRules, WebSocketRules,
 };
 use crate::stream::{Arrivals, End, Load, Stream};
 use crate::target::{Body, Expect, RequestSpec, RpcExpect, Standing, StatusRange, Target};
@@ -67,15 +67,24 @@ impl Plan {
         }
         for scrape in &self.scrapes {
             let (name, group) = (quote_filled(&scrape.name), quote_filled(&scrape.group));
-            let url = quote(&scrape.url_shown);
-            write!(out, "\n[[scrape]]\nname = {name}\ngroup = {group}\nurl = {url}\n")
+            let source = match &scrape.source {
+                ScrapeSource::Url { shown, .. } => format!("url = {}", quote(shown)),
+                ScrapeSource::Pid(pid) => format!("pid = {pid}"),
+                ScrapeSource::Cgroup(path) => format!("cgroup = {}", quote_filled(path)),
+            };
+            write!(out, "\n[[scrape]]\nname = {name}\ngroup = {group}\n{source}\n")
                 .expect("writing to memory");
+            if let Some(chain) = &scrape.chain {
+                writeln!(out, "chain = {}", quote_filled(chain)).expect("writing to memory");
+            }
             if !scrape.charts.is_empty() {
                 let charts: Vec<String> =
                     scrape.charts.iter().map(|chart| format!("\"{chart}\"")).collect();
                 writeln!(out, "charts = [{}]", charts.join(", ")).expect("writing to memory");
             }
         }
+        self.logs.iter().for_each(|log| out += &log.show());
+        self.cost.iter().for_each(|cost| out += &cost.show());
         out
     }
 

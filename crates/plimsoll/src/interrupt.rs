@@ -5,7 +5,7 @@
 //! While a run is being prepared, DNS resolution and reading a file (a pipe, NFS) may block indefinitely,
 //! so the first signal ends the process; there are no results to keep yet.
 
-use crate::{tell, terminal};
+use crate::{logs, tell, terminal};
 use anyhow::Context;
 use nix::sys::signal::Signal;
 use plimsoll_engine::Control;
@@ -137,8 +137,9 @@ fn abandon(run_dir: Option<&Path>) -> ! {
     end_process()
 }
 
-/// Leaves a terminal as it was.
+/// Leaves a terminal as it was, and no command running.
 fn end_process() -> ! {
+    logs::kill_all();
     terminal::restore();
     std::process::exit(INTERRUPTED)
 }

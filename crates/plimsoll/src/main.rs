@@ -13,6 +13,7 @@ mod host_check;
 mod host_file;
 mod interrupt;
 mod live;
+mod logs;
 mod man;
 mod metrics;
 mod plan_source;

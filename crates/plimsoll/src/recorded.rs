@@ -253,10 +253,11 @@ impl RecordedRun {
 
     /// The plan must have the names that the seconds are counted by.
     fn check_names(&self) -> anyhow::Result<()> {
-        let Plan { targets, streams, scrapes, .. } = &self.plan;
+        let Plan { targets, streams, scrapes, logs, .. } = &self.plan;
         let same = self.header.names.iter().eq(targets.iter().map(|own| &own.name))
             && self.header.streams.iter().eq(streams.iter().map(|own| &own.name))
             && self.header.scrapes.iter().eq(scrapes.iter().map(|own| &own.name))
+            && self.header.logs.iter().eq(logs.iter().map(|own| &own.name))
             && self.header.origins == self.plan.origin_names();
         if same {
             return Ok(());

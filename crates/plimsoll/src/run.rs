@@ -2,10 +2,12 @@
 //!
 //! # Layout
 //! - `consumer`: what happens to each second of a run
+//! - `observers`: other processes and logs
 //! - `progress`: the progress line
 //! - `views`: what shows a run besides it
 
 mod consumer;
+mod observers;
 mod progress;
 mod views;
 
@@ -13,14 +15,15 @@ use crate::fleet;
 use crate::host_check;
 use crate::host_file::HostFile;
 use crate::interrupt::Interrupts;
+use crate::logs::check_commands;
 use crate::plan_source::{InlineArgs, SetArgs, SourceArgs, read_source};
 use crate::proxy;
 use crate::recording::Recording;
 use crate::run_dir::RunDir;
-use crate::scrape::Scraper;
 use crate::{put, stdout_columns, tell, usage_error};
 use consumer::Consumer;
 pub(crate) use consumer::mask_split;
+use observers::Observers;
 use plimsoll_engine::{Control, Prepared, Recorded, Settings, Spin, descriptors_needed};
 use plimsoll_host::{Facts, SampledRun, Sampler, Source};
 use plimsoll_measure::WallClock;
@@ -88,6 +91,9 @@ pub(crate) struct RunArgs {
     /// Start even if this host cannot sustain the plan's load or a host name does not resolve
     #[arg(long)]
     force: bool,
+    /// Run the commands whose output the plan follows ([[log]] command = …)
+    #[arg(long)]
+    allow_commands: bool,
     /// Print N complete exchanges to stderr, without secrets; of a body at most 4 KiB
     #[arg(long, value_name = "N", default_value_t = 0)]
     trace: u32,
@@ -181,6 +187,7 @@ pub(crate) fn run(mut args: RunArgs) -> anyhow::Result<ExitCode> {
         return run_fleet(args);
     }
     let mut plan = read_source(&args.source, &args.inline, &args.set)?;
+    check_commands(&plan, args.allow_commands)?;
     plan.warnings().iter().for_each(|warning| tell(&format!("warning: {warning}")));
     proxy::note(&plan.origins()).iter().for_each(|note| tell(note));
     plan.tls.insecure |= args.insecure;
@@ -221,9 +228,11 @@ pub(crate) fn run(mut args: RunArgs) -> anyhow::Result<ExitCode> {
 fn run_fleet(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let flags = &args.fleet;
     let is_local = args.workers > 0 || args.spin || args.no_spin || args.force || args.trace > 0;
+    let is_local = is_local || args.allow_commands;
     if is_local || args.metrics.is_some() || args.views.any() {
         return Err(usage_error(
-            "--workers, --spin, --no-spin, --force, --trace, --metrics, --live and --tui are for runs on this host",
+            "--workers, --spin, --no-spin, --force, --trace, --allow-commands, --metrics, --live and --tui are for \
+             runs on this host",
             "leave them out with --agents and --resume",
         ));
     }
@@ -371,7 +380,13 @@ pub(crate) fn run_plan(
             return Err(error);
         }
     };
-    let scraper = Scraper::start(&plan.scrapes)?;
+    let observers = match Observers::start(plan) {
+        Ok(observers) => observers,
+        Err(error) => {
+            run_dir.iter().for_each(RunDir::discard);
+            return Err(error);
+        }
+    };
     interrupts.prepare_run(run_dir.as_ref().map(RunDir::path));
     let prepared = match Prepared::new(plan, &Part::whole(plan), settings) {
         Ok(prepared) => prepared,
@@ -405,7 +420,7 @@ pub(crate) fn run_plan(
     started.iter().for_each(|started| {
         _ = started.send((running.start_facts().started_at, running.control()))
     });
-    let mut consumer = Consumer::new(plan, run_dir, views, scraper, host, &running);
+    let mut consumer = Consumer::new(plan, run_dir, views, observers, host, &running);
     consumer.progress.pipes = announces;
     while let Some(second) = running.next_second().inspect_err(|_| consumer.progress.end())? {
         consumer.add(second);

@@ -289,6 +289,7 @@ pub(crate) fn header(plan: &Plan, start: &StartFacts, unread: Vec<String>) -> He
         streams: plan.streams.iter().map(|stream| stream.name.clone()).collect(),
         origins: plan.origin_names(),
         scrapes: plan.scrapes.iter().map(|scrape| scrape.name.clone()).collect(),
+        logs: plan.logs.iter().map(|log| log.name.clone()).collect(),
         unread,
     }
 }

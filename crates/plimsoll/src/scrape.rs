@@ -1,17 +1,22 @@
-//! Scrapes other processes' Prometheus metrics once a second during a run.
+//! Reads figures of other processes once a second during a run: their Prometheus metrics, or what the kernel
+//! counts for a process or control group of this host ([`local`]).
 //!
 //! Runs on its own thread, so that scraping cannot delay or fail the run: failed scrapes are counted with
 //! their reason. The first scrape starts before the run and the last after it has ended, so that counters
 //! cover the whole run.
 
+mod local;
+
+use crate::usage_error;
 use anyhow::Context;
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::body::Bytes;
 use hyper::header::{ACCEPT, HOST};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use local::Local;
 use plimsoll_measure::{Clock, Scraped, Snapshot, WallClock, prometheus};
-use plimsoll_plan::Scrape;
+use plimsoll_plan::{Plan, RelaysFrom, Scrape, ScrapeSource, Url};
 use std::error::Error;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
@@ -42,14 +47,23 @@ pub(crate) struct Scraper {
 
 impl Scraper {
     /// Starts scraping; `None` if the plan has no scrapes.
-    pub(crate) fn start(scrapes: &[Scrape]) -> anyhow::Result<Option<Scraper>> {
+    ///
+    /// # Errors
+    /// A process or control group of this host does not exist.
+    pub(crate) fn start(plan: &Plan) -> anyhow::Result<Option<Scraper>> {
+        let scrapes = &plan.scrapes;
         if scrapes.is_empty() {
             return Ok(None);
         }
+        check_local(scrapes)?;
         let inbox: Inbox = Arc::new(Mutex::new(vec![Scraped::default(); scrapes.len()]));
         let (end, ended) = oneshot::channel();
-        let pages: Vec<Arc<Page>> =
-            scrapes.iter().map(|scrape| Arc::new(Page::of(scrape))).collect();
+        let counted = plan.cost.as_ref().and_then(|cost| match &cost.relays {
+            RelaysFrom::Metric(metric) => Some(metric.metric.as_str()),
+            RelaysFrom::Answers => None,
+        });
+        let pages: Vec<Arc<Read>> =
+            scrapes.iter().map(|scrape| Arc::new(Read::of(scrape, counted))).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let filled = inbox.clone();
         let thread = std::thread::Builder::new()
@@ -83,7 +97,7 @@ fn drain(inbox: &Inbox, into: &mut Snapshot) {
 }
 
 /// Scrapes all pages every second, and once more after `ended`.
-async fn read_until(mut ended: oneshot::Receiver<()>, pages: &[Arc<Page>], inbox: &Inbox) {
+async fn read_until(mut ended: oneshot::Receiver<()>, pages: &[Arc<Read>], inbox: &Inbox) {
     let start = (WallClock::now(), Clock::start());
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -103,7 +117,7 @@ async fn read_until(mut ended: oneshot::Receiver<()>, pages: &[Arc<Page>], inbox
     read_all(pages, inbox, start).await;
 }
 
-async fn read_all(pages: &[Arc<Page>], inbox: &Inbox, start: (WallClock, Clock)) {
+async fn read_all(pages: &[Arc<Read>], inbox: &Inbox, start: (WallClock, Clock)) {
     let mut reads = JoinSet::new();
     for (place, page) in pages.iter().cloned().enumerate() {
         reads.spawn(async move { (place, page.read(start).await) });
@@ -112,6 +126,47 @@ async fn read_all(pages: &[Arc<Page>], inbox: &Inbox, start: (WallClock, Clock))
         let (place, read) = read.expect("reading a page does not panic");
         inbox.lock().expect("no holder panics")[place].append(&read);
     }
+}
+
+/// All processes and control groups that do not exist: unlike a page, they will not appear later.
+fn check_local(scrapes: &[Scrape]) -> anyhow::Result<()> {
+    let missing = scrapes.iter().filter_map(|scrape| {
+        let why = Local::of(scrape)?.used().err()?;
+        Some(format!("the scrape \"{}\": {why}", scrape.name))
+    });
+    let missing: Vec<String> = missing.collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(usage_error(missing.join("\n"), "start it before the run, or remove the [[scrape]]"))
+}
+
+/// What is read each second.
+enum Read {
+    Page(Page),
+    Local(Mutex<Local>),
+}
+
+impl Read {
+    /// `counted`: a metric that is needed even if it is not charted.
+    fn of(scrape: &Scrape, counted: Option<&str>) -> Read {
+        match (&scrape.source, Local::of(scrape)) {
+            (ScrapeSource::Url { url, .. }, _) => Read::Page(Page::of(url, scrape, counted)),
+            (_, local) => Read::Local(Mutex::new(local.expect("the other sources are local"))),
+        }
+    }
+
+    async fn read(&self, start: (WallClock, Clock)) -> Scraped {
+        match self {
+            Read::Page(page) => page.read(start).await,
+            Read::Local(local) => local.lock().expect("no holder panics").read(now(start)),
+        }
+    }
+}
+
+/// The start's wall-clock time plus a monotonic clock.
+fn now((start, clock): (WallClock, Clock)) -> WallClock {
+    WallClock { unix_ns: start.unix_ns.saturating_add(clock.now().0) }
 }
 
 /// The location of a metrics page.
@@ -125,15 +180,15 @@ struct Page {
 }
 
 impl Page {
-    fn of(scrape: &Scrape) -> Page {
-        let url = &scrape.url;
+    fn of(url: &Url, scrape: &Scrape, counted: Option<&str>) -> Page {
         let (host, path) = (url.host.clone(), url.path.clone());
-        let wanted = scrape.charts.iter().map(|chart| chart.metric.clone()).collect();
+        let charted = scrape.charts.iter().map(|chart| chart.metric.clone());
+        let wanted = charted.chain(counted.map(String::from)).collect();
         Page { host, port: url.port, authority: url.authority(), path, wanted }
     }
 
-    /// Scrapes the page. Its time is the start's wall-clock time plus a monotonic clock.
-    async fn read(&self, (start, clock): (WallClock, Clock)) -> Scraped {
+    /// Scrapes the page.
+    async fn read(&self, start: (WallClock, Clock)) -> Scraped {
         let text = match tokio::time::timeout(PAGE_TIMEOUT, self.text()).await {
             Ok(Ok(text)) => text,
             Ok(Err(why)) => return Scraped::failure(why),
@@ -144,7 +199,7 @@ impl Page {
                 ));
             }
         };
-        let at = WallClock { unix_ns: start.unix_ns.saturating_add(clock.now().0) };
+        let at = now(start);
         match prometheus::parse(&text) {
             Ok(samples) => {
                 let wanted: Vec<&str> = self.wanted.iter().map(String::as_str).collect();

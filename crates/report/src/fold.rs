@@ -9,6 +9,7 @@
 //! the verdict's rules keep sums and the worst second.
 
 use crate::activity::Activities;
+use crate::logs::Logs;
 use crate::narrow::{Narrow, Scope, stage_span};
 use crate::objectives::{Judged, judge};
 use crate::records::{Details, Records};
@@ -17,7 +18,7 @@ use crate::series::TimeSeries;
 use crate::summary::Summary;
 use crate::timeline::{Span, Timeline};
 use crate::verdict::Rules;
-use plimsoll_measure::{Nanos, RunFacts, Sample, Snapshot, Stats, StreamCounts};
+use plimsoll_measure::{Nanos, RunFacts, Sample, Scraped, Snapshot, Stats, StreamCounts};
 use plimsoll_plan::{Objective, Plan};
 
 /// The sums of one stage.
@@ -52,6 +53,14 @@ impl Sums {
     }
 }
 
+/// The time after the warm-up, and the sums of the scrapes at its start: costs are computed from what was
+/// counted since.
+#[derive(Clone, Debug)]
+pub(crate) struct Steady {
+    pub(crate) seconds: Seconds,
+    pub(crate) before: Vec<Scraped>,
+}
+
 /// The sums of a run so far.
 #[derive(Clone)]
 pub struct Fold<'p> {
@@ -70,6 +79,8 @@ pub struct Fold<'p> {
     stages: Vec<StageSum>,
     rules: Rules,
     timeline: Timeline,
+    logs: Logs,
+    steady: Option<Steady>,
     /// The part over time, if it is wanted.
     series: Option<TimeSeries>,
     /// The end of the last second that was added.
@@ -88,6 +99,8 @@ pub(crate) struct Folded {
     pub(crate) stages: Vec<StageSum>,
     pub(crate) rules: Rules,
     pub(crate) timeline: Timeline,
+    pub(crate) logs: Logs,
+    pub(crate) steady: Option<Steady>,
     pub(crate) series: Option<TimeSeries>,
 }
 
@@ -116,6 +129,8 @@ impl<'p> Fold<'p> {
             records: (narrow.scope() != Scope::Run).then(|| Records::new(plan.streams.len())),
             rules: Rules::new(plan),
             timeline: Timeline::new(plan.connections.sources.len() as u64),
+            logs: Logs::new(plan),
+            steady: None,
             series: None,
             at: Nanos::ZERO,
             narrow,
@@ -146,7 +161,17 @@ impl<'p> Fold<'p> {
         let Some(held) = &self.held else { return };
         let whole = self.narrow.of_streams(self.plan, second, held);
         let part = self.narrow.of_targets(&whole);
+        if seconds.from >= self.plan.warmup && seconds.len() > Nanos::ZERO {
+            match &mut self.steady {
+                Some(steady) => steady.seconds = steady.seconds.union(seconds),
+                None => {
+                    let before = self.sums.total.scrapes.clone();
+                    self.steady = Some(Steady { seconds, before });
+                }
+            }
+        }
         self.sums.add(&part, seconds);
+        self.logs.add(&part, seconds);
         if let Some(of_streams) = &mut self.of_streams {
             of_streams.add(&whole, seconds);
         }
@@ -199,7 +224,7 @@ impl<'p> Fold<'p> {
     /// If an accounting identity does not hold.
     pub fn finish(self, facts: RunFacts) -> Summary {
         let Fold { plan, narrow, sums, of_streams, activities, scheduled, .. } = self;
-        let Fold { records, stages, rules, timeline, series, .. } = self;
+        let Fold { records, stages, rules, timeline, logs, steady, series, .. } = self;
         of_streams.as_ref().unwrap_or(&sums).total.assert_identities();
         sums.total.stats.iter().for_each(Stats::assert_identities);
         let activities = activities.started(facts.started_at.unix_ns);
@@ -213,6 +238,8 @@ impl<'p> Fold<'p> {
             stages,
             rules,
             timeline,
+            logs,
+            steady,
             series,
         };
         Summary::of(plan, facts, folded)

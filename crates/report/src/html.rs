@@ -8,9 +8,11 @@
 //! # Layout
 //! - `tables`: the figures as tables
 //! - `data`: what the charts are drawn from
+//! - `observed`: examples of log lines, and costs
 //! - `words`: how each figure is defined
 
 mod data;
+mod observed;
 mod tables;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,9 @@
 //! Version 1 divided all rates by the length of the run; version 2 uses the window of each stream.
 
 mod agents;
+mod cost;
 mod host;
+mod logs;
 mod messages;
 mod part;
 mod scrapes;
@@ -13,7 +15,9 @@ use crate::objectives::Unjudged;
 use crate::summary::{Group, Split, StreamGroup, Summary};
 use crate::text::is_unsafe;
 use agents::AgentFile;
+use cost::CostFile;
 use host::{HostFile, UsageFile};
+use logs::LogFile;
 use messages::MessagesFile;
 use part::{MergedFile, NarrowedFile};
 use plimsoll_measure::{Histogram, Listed, Requests, Snapshot, Tally};
@@ -75,6 +79,10 @@ struct File<'a> {
     host: Option<HostFile>,
     #[serde(skip_serializing_if = "Option::is_none")]
     scrapes: Option<ScrapesFile<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    logs: Vec<LogFile<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost: Option<CostFile<'a>>,
 }
 
 /// Figures by name, in order.
@@ -345,6 +353,8 @@ impl Summary {
             generator: whole.map(|whole| self.generator_file(whole)),
             host: whole.filter(|_| self.merged.is_none()).map(|_| HostFile::of(&self.timeline)),
             scrapes: whole.and_then(|_| ScrapesFile::of(&self.scrapes)),
+            logs: whole.map(|_| LogFile::all(&self.logs)).unwrap_or_default(),
+            cost: self.cost.as_ref().map(CostFile::of),
         };
         printable(&serde_json::to_string_pretty(&file).expect("numbers and text are JSON"))
     }

@@ -15,6 +15,8 @@
 //! - `series`: [`TimeSeries`]: the run over time, for charts
 //! - `verdict`: [`Verdict`]: findings, and whether the generator distorted the run
 //! - `scrapes`: [`Scrapes`]: what other processes reported
+//! - `logs`: [`Logs`]: lines of logs that matched patterns
+//! - `cost`: [`Cost`]: what relays cost, and a projection
 //! - `text`: the report for a terminal; `progress`: one line during the run; `tone`: colours
 //! - `parquet`: samples as a Parquet file
 //! - `json`: `summary.json`; `prometheus`: metrics during the run
@@ -24,6 +26,7 @@
 //! - [`uplot`]: the chart library that HTML pages embed
 
 mod activity;
+mod cost;
 mod csv;
 mod figures;
 mod fleet;
@@ -32,6 +35,7 @@ mod hdr;
 mod html;
 mod json;
 mod junit;
+mod logs;
 mod merge;
 mod narrow;
 mod objectives;
@@ -52,11 +56,13 @@ pub mod uplot;
 mod verdict;
 
 pub use activity::{Activity, Rates};
+pub use cost::{Cost, CostOf, Known, Projection, Resource, Step, Unknown};
 pub use figures::TimeFigure;
 pub use fleet::{AgentPart, AgentRow};
 pub use fold::Fold;
 pub use hdr::IntervalLog;
 pub use html::{Attachment, Fragment};
+pub use logs::{Example, LogLines, Logs, PatternLines};
 pub use merge::{Merge, Merged, MergedRun, Run};
 pub use narrow::{Filters, Narrow, Problem, Scope};
 pub use objectives::{Judged, Unjudged};

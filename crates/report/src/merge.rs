@@ -6,6 +6,8 @@
 //! differ. The result is invalid if any run is.
 
 use crate::activity::{Rates, covered};
+use crate::cost::Cost;
+use crate::logs::Logs;
 use crate::objectives::{Judged, judge_part};
 use crate::scrapes::Scrapes;
 use crate::series::TimeSeries;
@@ -79,6 +81,10 @@ pub struct MergedRun {
     pub timeline: Timeline,
     /// What other processes reported during it.
     pub scrapes: Scrapes,
+    /// The logs that were followed during it.
+    pub logs: Logs,
+    /// What its relays cost, if its plan has prices.
+    pub cost: Option<Cost>,
     /// The length of its warm-up.
     pub warmup: Nanos,
     /// Its figures over time, if they were kept.
@@ -150,6 +156,8 @@ impl<'p> Merge<'p> {
             limited_by: summary.verdict.limited_by,
             timeline: std::mem::replace(&mut summary.timeline, Timeline::new(0)),
             scrapes: std::mem::take(&mut summary.scrapes),
+            logs: std::mem::take(&mut summary.logs),
+            cost: summary.cost.take(),
             warmup: summary.facts.warmup,
             series: summary.series.take(),
         });
@@ -167,6 +175,7 @@ impl<'p> Merge<'p> {
         }
         self.verdicts.push(verdict);
         summary.total.scrapes.clear();
+        summary.total.logs.clear();
         match &mut self.sum {
             None => self.sum = Some(summary),
             Some(sum) => add(sum, &summary, self.plans.len() == 1),
@@ -186,6 +195,7 @@ impl<'p> Merge<'p> {
         if given == 1 {
             let run = merged.runs.pop().expect("the only run");
             (sum.timeline, sum.scrapes, sum.series) = (run.timeline, run.scrapes, run.series);
+            (sum.logs, sum.cost) = (run.logs, run.cost);
             return sum;
         }
         // Seconds of different runs are not comparable.
@@ -251,6 +261,7 @@ fn add(sum: &mut Summary, other: &Summary, same_plan: bool) {
         }
     }
     sum.has_splits |= other.has_splits;
+    sum.has_prices |= other.has_prices;
     sum.from_flags &= other.from_flags;
     sum.has_rate |= other.has_rate;
     add_facts(sum, other);

@@ -215,6 +215,7 @@ impl Narrow {
         (part.status, part.rpc, part.faults, part.read_lag) = Default::default();
         (part.connections, part.warmup, part.host, part.workers) = Default::default();
         part.scrapes.clear();
+        part.logs.clear();
         for (counts, complete) in part.streams.iter_mut().zip(&self.complete) {
             if !complete {
                 let StreamCounts { active, last_sent, .. } = *counts;

@@ -19,7 +19,7 @@ pub struct Process {
     pub name: String,
     /// The group of processes that share a load.
     pub group: String,
-    /// The scraped URL, without secrets.
+    /// The scraped URL, without secrets, or `pid 7`, or `cgroup /a`.
     pub url: String,
     /// The scraped metrics.
     pub scraped: Scraped,
@@ -76,7 +76,7 @@ impl Process {
             missing: missing.map(ToString::to_string).collect(),
             name: scrape.name.clone(),
             group: scrape.group.clone(),
-            url: scrape.url_shown.clone(),
+            url: scrape.source.to_string(),
             span: between.unwrap_or_default(),
             cpu: scraped.increase("process_cpu_seconds_total").map(Nanos::from_secs_f64),
             memory_max: scraped.max("process_resident_memory_bytes").map(whole),
@@ -229,17 +229,17 @@ impl Scrapes {
 mod tests {
     use super::*;
     use plimsoll_measure::{WallClock, prometheus};
-    use plimsoll_plan::Url;
+    use plimsoll_plan::{ScrapeSource, Url};
 
     fn scrapes(pages: &[&[&str]]) -> Scrapes {
         let scrape = |n: usize| {
-            let url_shown = format!("http://h:{n}/");
+            let shown = format!("http://h:{n}/");
             let (name, group) = (format!("gw-{n}"), "all".to_string());
             Scrape {
                 name,
                 group,
-                url: Url::parse(&url_shown).unwrap(),
-                url_shown,
+                source: ScrapeSource::Url { url: Url::parse(&shown).unwrap(), shown },
+                chain: None,
                 charts: Vec::new(),
             }
         };

@@ -49,6 +49,8 @@ struct Counts {
     messages: Option<[u64; MESSAGES.len()]>,
     host: Option<Span>,
     processes: Vec<Readings>,
+    /// Matching lines, by log and pattern.
+    logs: Vec<Vec<u64>>,
 }
 
 /// The counts of messages that a row has, by their names as columns.
@@ -87,6 +89,9 @@ impl Counts {
             (own, next) => *own = own.take().or(next.clone()),
         }
         self.processes.clone_from(&next.processes);
+        for (own, next) in self.logs.iter_mut().zip(&next.logs) {
+            own.iter_mut().zip(next).for_each(|(own, n)| *own += n);
+        }
     }
 }
 
@@ -244,6 +249,8 @@ pub struct TimeSeries {
     open: Vec<bool>,
     warmup: Nanos,
     processes: Processes,
+    /// The patterns of each log.
+    patterns: Vec<Vec<String>>,
 }
 
 impl TimeSeries {
@@ -258,6 +265,11 @@ impl TimeSeries {
             open: open.collect(),
             warmup: plan.warmup,
             processes: Processes::new(&plan.scrapes),
+            patterns: plan
+                .logs
+                .iter()
+                .map(|log| log.patterns.iter().map(|own| own.text.clone()).collect())
+                .collect(),
         }
     }
 
@@ -299,6 +311,7 @@ impl TimeSeries {
                 .map(|own| [own.received, own.gaps, own.duplicates, own.reordered, own.silences]),
             host,
             processes: self.processes.read(scraped),
+            logs: self.lines_of(second),
         };
         let times = Times::of(second, &stats);
         match &mut self.last {
@@ -315,6 +328,15 @@ impl TimeSeries {
                 self.last = Some((counts, times, 1));
             }
         }
+    }
+
+    /// Matching lines of a second.
+    fn lines_of(&self, second: &Snapshot) -> Vec<Vec<u64>> {
+        let lines = |(place, patterns): (usize, &Vec<String>)| -> Vec<u64> {
+            let matched = second.logs.get(place).map_or(&[][..], |own| &own.matched[..]);
+            (0..patterns.len()).map(|own| matched.get(own).map_or(0, |own| own.lines)).collect()
+        };
+        self.patterns.iter().enumerate().map(lines).collect()
     }
 
     /// Packs the last row.

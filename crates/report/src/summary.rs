@@ -1,8 +1,10 @@
 //! All figures of a run, or of a part of it: the result of a [`Fold`](crate::Fold).
 
 use crate::activity::{Activities, Activity, Rates};
+use crate::cost::{Basis, Cost};
 use crate::fleet::AgentRow;
-use crate::fold::{Folded, Sums};
+use crate::fold::{Folded, Steady, Sums};
+use crate::logs::Logs;
 use crate::merge::Merged;
 use crate::narrow::{Narrow, Problem, Scope};
 use crate::objectives::{Judged, Unjudged, judge_part};
@@ -152,6 +154,8 @@ pub struct Summary {
     pub streams: Vec<StreamGroup>,
     /// By stage, of the streams that have stages.
     pub stages: Vec<StreamGroup>,
+    /// Whether the plan says what relays cost.
+    pub has_prices: bool,
     /// Whether the plan counts answers by header value.
     pub has_splits: bool,
     /// Answers by header value, for each header that the plan names.
@@ -166,6 +170,10 @@ pub struct Summary {
     pub verdict: Verdict,
     /// What other processes reported.
     pub scrapes: Scrapes,
+    /// The logs that were followed.
+    pub logs: Logs,
+    /// What relays cost, if the plan has prices and these are all requests of some time.
+    pub cost: Option<Cost>,
     /// The host during the run.
     pub timeline: Timeline,
     /// The figures over time, if the fold kept them.
@@ -188,6 +196,10 @@ impl Summary {
         let verdict = verdict(plan, &facts, folded.rules, judged_sums, activities.over(&streams));
         let Sums { total, errors } = sums;
         let all = Group::of("all", total.total(), activities.over(&streams));
+        let tags = by_tag(plan, &total, &narrow, &activities);
+        let whole = narrow.scope() == Scope::Run;
+        let steady = folded.steady.filter(|_| whole);
+        let cost = steady.and_then(|steady| cost(plan, &facts, steady, (&total, &all, &tags)));
         let targets = plan.targets.iter().enumerate().zip(&total.stats);
         let targets = targets.filter(|((place, _), _)| narrow.holds_target(*place));
         let stages = folded.stages.into_iter().filter(|stage| stage.counts.active.is_some());
@@ -199,9 +211,12 @@ impl Summary {
             from_flags: plan.from_flags,
             has_rate: plan.streams.iter().any(|own| matches!(own.load, Load::Open { .. })),
             has_splits: plan.streams.iter().any(|own| own.split_by.is_some()),
+            has_prices: plan.cost.is_some(),
             seed: plan.seed,
             scrapes: Scrapes::new(&plan.scrapes, &total.scrapes),
-            tags: by_tag(plan, &total, &narrow, &activities),
+            logs: folded.logs,
+            cost,
+            tags,
             targets: targets
                 .map(|((_, target), stats)| {
                     let activity = activities.over(&[target.stream]);
@@ -287,6 +302,8 @@ impl Summary {
         const SPLIT: [(&str, &str); 1] = [("split", "answers by header value")];
         const ANSWERS: [(&str, &str); 2] = [("status", "HTTP statuses"), ("rpc", "JSON-RPC codes")];
         const SCRAPES: [(&str, &str); 1] = [("scrapes", "other processes")];
+        const LOGS: [(&str, &str); 1] = [("logs", "logs")];
+        const COST: [(&str, &str); 1] = [("cost", "cost")];
         const BY_PROCESS: [(&str, &str); 6] = [
             ("faults", "faults"),
             ("connections", "connections"),
@@ -305,6 +322,8 @@ impl Summary {
         add(self.status().is_none(), &ANSWERS);
         add(scope != Scope::Run, &BY_PROCESS);
         add(scope != Scope::Run && !self.scrapes.processes.is_empty(), &SCRAPES);
+        add(scope != Scope::Run && !self.logs.logs.is_empty(), &LOGS);
+        add(scope != Scope::Run && self.has_prices, &COST);
         names
     }
 
@@ -405,6 +424,27 @@ fn verdict(
         adjust_for_stop_in_warmup(&mut verdict, facts);
     }
     verdict
+}
+
+/// What relays cost; `None` if the plan has no prices.
+fn cost(
+    plan: &Plan,
+    facts: &RunFacts,
+    steady: Steady,
+    (total, all, tags): (&Snapshot, &Group, &BTreeMap<String, Vec<Group>>),
+) -> Option<Cost> {
+    let rules = plan.cost.as_ref()?;
+    let none = Vec::new();
+    Some(Cost::of(&Basis {
+        rules,
+        scrapes: &plan.scrapes,
+        scraped: &total.scrapes,
+        before: &steady.before,
+        seconds: steady.seconds,
+        started_at: facts.started_at,
+        all,
+        chains: tags.get(&rules.by).unwrap_or(&none),
+    }))
 }
 
 fn by_stream(plan: &Plan, total: &Snapshot, stream: usize, activities: &Activities) -> StreamGroup {

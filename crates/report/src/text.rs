@@ -9,9 +9,11 @@
 //! (`width`).
 
 mod agents;
+mod cost;
 mod failures;
 pub(crate) mod groups;
 mod host;
+mod logs;
 mod messages;
 mod page;
 mod part;
@@ -39,6 +41,10 @@ pub(crate) use width::is_unsafe;
 const LINES_MAX: usize = 40;
 /// Additional lines if other processes are shown: a heading, five instances and their group.
 const SCRAPE_LINES: usize = 10;
+/// Additional lines if logs were followed: a heading, two logs with two patterns and their examples.
+const LOG_LINES: usize = 12;
+/// Additional lines if there are prices: a heading, five rows with their parts, and the projection.
+const COST_LINES: usize = 20;
 /// Tables are unreadable below the lower bound; lines are hard to read above the upper bound.
 const COLUMNS: std::ops::RangeInclusive<usize> = 50..=100;
 /// Maximum number of lines of a table's note; longer notes are cut.
@@ -118,7 +124,10 @@ impl Summary {
             let all = Extent { kept, ..Extent::WHOLE };
             return self.page(all, run_dir, Page::new(*COLUMNS.end(), usize::MAX)).finish(color);
         }
-        let more = if self.scrapes.processes.is_empty() { 0 } else { SCRAPE_LINES };
+        let lines = |shown: bool, lines: usize| if shown { lines } else { 0 };
+        let more = lines(!self.scrapes.processes.is_empty(), SCRAPE_LINES)
+            + lines(!self.logs.logs.is_empty(), LOG_LINES)
+            + lines(self.cost.is_some(), COST_LINES);
         let widest = *COLUMNS.end();
         let fits = |rows: usize, note_lines: usize| {
             let extent = Extent { rows, kept };
@@ -159,6 +168,8 @@ impl Summary {
         self.write_errors(errors, &mut page);
         page.tables(self.status_table(extent));
         self.write_scrapes(extent, &mut page);
+        self.write_logs(extent, &mut page);
+        self.write_cost(extent, &mut page);
         page.tables(self.host_table(extent));
         self.write_end(extent, run_dir, &mut page);
         page

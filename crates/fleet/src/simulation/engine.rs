@@ -46,6 +46,7 @@ impl SimEngine {
             streams: plan.streams.iter().map(|stream| stream.name.clone()).collect(),
             origins: plan.origin_names(),
             scrapes: Vec::new(),
+            logs: Vec::new(),
             unread: Vec::new(),
         };
         let mut engine = SimEngine {

@@ -39,6 +39,9 @@ pub struct Header {
     /// Scraped processes, in snapshot order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scrapes: Vec<String>,
+    /// Followed logs, in snapshot order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub logs: Vec<String>,
     /// Sources of [`HostSample`](crate::HostSample) that could not be read, with the reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unread: Vec<String>,

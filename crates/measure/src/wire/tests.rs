@@ -3,8 +3,8 @@
 use super::*;
 use crate::names::{ErrorClass, Fault, OpenReason, Tally};
 use crate::{
-    CpuTimes, HostSample, Order, RunFacts, Scraped, Sending, Sockets, Softnet, SplitValue,
-    TcpCounter, ThreadTime, Throttled, Usage, WallClock, Window,
+    CpuTimes, Followed, HostSample, LogEvent, Order, RunFacts, Scraped, Sending, Sockets, Softnet,
+    SplitValue, TcpCounter, ThreadTime, Throttled, Usage, WallClock, Window,
 };
 
 fn sample(seed: u64) -> Snapshot {
@@ -57,6 +57,11 @@ fn sample(seed: u64) -> Snapshot {
     snapshot.connections.peak = seed;
     snapshot.connections.reasons.count(OpenReason::NoneIdle);
     snapshot.in_flight = seed;
+    let mut followed = Followed { lines: 5, bytes: 99, ..Followed::default() };
+    followed.count(2, || "an error".into());
+    followed.events.count(LogEvent::Rotated);
+    followed.fail("gone", seed);
+    snapshot.followed(1, &followed);
     snapshot.warmup = Requests { scheduled: 1, sent: 1, unsent: 0, ok: 1, failed: 0 };
     snapshot.host = host_sample(seed);
     let page = |n: u64| {
@@ -127,6 +132,7 @@ fn header() -> Header {
         streams: vec!["main".into()],
         origins: vec!["http://a:80".into(), "redirects".into()],
         scrapes: vec!["gw-1".into(), "gw-2".into()],
+        logs: vec!["nginx".into(), "traefik".into()],
         unread: vec!["/proc/net/netstat: not found".into()],
     }
 }

@@ -1,4 +1,5 @@
-//! Processes whose Prometheus metrics are scraped during a run.
+//! Processes that are observed during a run: by their Prometheus metrics, or by what the kernel of this host
+//! counts for a process or a control group.
 
 use super::spec::secret_host;
 use crate::{Scheme, Url, percent_encode};
@@ -14,19 +15,48 @@ const CHARTS_MAX: usize = 8;
 /// The default group.
 const GROUP: &str = "gateways";
 
-/// A process to scrape.
+/// The highest process id that Linux gives.
+const PID_MAX: u64 = 1 << 22;
+
+/// A process to observe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scrape {
     /// Name in the report; unique in the plan.
     pub name: String,
     /// Processes of a group share one load; the report shows per group how evenly.
     pub group: String,
-    /// URL of its metrics; plain HTTP.
-    pub url: Url,
-    /// The URL without secrets, for display.
-    pub url_shown: String,
+    /// Where its figures come from.
+    pub source: ScrapeSource,
+    /// The chain that it serves, and no other; `None`: all of them.
+    pub chain: Option<String>,
     /// Metrics to chart besides those that are charted for every process.
     pub charts: Vec<Charted>,
+}
+
+/// Where the figures of a process come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ScrapeSource {
+    /// A page of metrics, over plain HTTP.
+    Url {
+        /// Its URL.
+        url: Url,
+        /// The URL without secrets, for display.
+        shown: String,
+    },
+    /// A process of this host, with its descendants.
+    Pid(u32),
+    /// A control group of this host: its path below the mount point of its hierarchy.
+    Cgroup(String),
+}
+
+impl fmt::Display for ScrapeSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ScrapeSource::Url { shown, .. } => f.write_str(shown),
+            ScrapeSource::Pid(pid) => write!(f, "pid {pid}"),
+            ScrapeSource::Cgroup(path) => write!(f, "cgroup {path}"),
+        }
+    }
 }
 
 /// A metric to chart: `http_requests_total by code`.
@@ -61,20 +91,51 @@ pub(super) fn read_scrapes(root: &Table<'_>) -> Vec<Scrape> {
         let group = table.field("group").and_then(|f| f.open_text("the group of a scrape"));
         let group = group.unwrap_or_else(|| GROUP.into());
         let charts = table.field("charts").map(|field| read_charts(&field)).unwrap_or_default();
-        let url = table.field("url");
-        if url.is_none() {
-            let hint = "add url = \"http://host:port/metrics\"";
-            table.problem("a scrape needs \"url\"", hint);
-        }
+        let chain = table.field("chain").and_then(|f| f.open_text("the chain of a scrape"));
         if scrapes.iter().any(|other| other.name == name) {
             table.problem(format!("duplicate scrape name \"{name}\""), "");
         }
-        if let Some((url, url_shown)) = url.and_then(|field| read_url(&field)) {
-            scrapes.push(Scrape { name, group, url, url_shown, charts });
+        if let Some(source) = read_source(table) {
+            if let Some(field) = table.field("charts")
+                && !matches!(source, ScrapeSource::Url { .. })
+            {
+                field.problem_with_key("\"charts\" needs \"url\": only a page has metrics", "");
+            }
+            scrapes.push(Scrape { name, group, source, chain, charts });
         }
         table.close();
     }
     scrapes
+}
+
+fn read_source(table: &Table<'_>) -> Option<ScrapeSource> {
+    let given = ["url", "pid", "cgroup"].map(|key| table.field(key));
+    let mut known = given.iter().flatten();
+    let (first, second) = (known.next(), known.next());
+    if let Some(second) = second {
+        let hint = "write a [[scrape]] table for each";
+        second.problem_with_key("a scrape has one of \"url\", \"pid\" and \"cgroup\"", hint);
+        return None;
+    }
+    if first.is_none() {
+        let hint = "add url = \"http://host:port/metrics\"; for a process of this host without metrics, pid or cgroup";
+        table.problem("a scrape needs \"url\", \"pid\" or \"cgroup\"", hint);
+    }
+    let [url, pid, cgroup] = &given;
+    if let Some(field) = url {
+        return read_url(field).map(|(url, shown)| ScrapeSource::Url { url, shown });
+    }
+    if let Some(field) = pid {
+        return field.integer(1, PID_MAX).map(|pid| ScrapeSource::Pid(pid as u32));
+    }
+    let field = cgroup.as_ref()?;
+    let path = field.open_text("the path of a control group")?;
+    if path.is_empty() || path.split('/').any(|part| part == "..") {
+        let hint = "for example \"/system.slice/nginx.service\"; see /proc/PID/cgroup";
+        field.problem(format!("\"{path}\" is not the path of a control group"), hint);
+        return None;
+    }
+    Some(ScrapeSource::Cgroup(path))
 }
 
 fn read_charts(field: &Field<'_>) -> Vec<Charted> {
@@ -86,7 +147,7 @@ fn read_charts(field: &Field<'_>) -> Vec<Charted> {
     items.iter().filter_map(read_chart).collect()
 }
 
-fn read_chart(field: &Field<'_>) -> Option<Charted> {
+pub(super) fn read_chart(field: &Field<'_>) -> Option<Charted> {
     let text = field.open_text("the name of a metric")?;
     let (metric, by) = match text.split_once(" by ") {
         Some((metric, by)) => (metric.trim(), Some(by.trim())),

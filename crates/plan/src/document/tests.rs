@@ -471,10 +471,9 @@ fn scrapes() {
     let good = "[[scrape]]\nname = \"gw-1\"\nurl = \"${GATEWAY}/metrics?k=${ETH_KEY}\"\n[[scrape]]\nurl = \"http://[::1]:1/\"\ncharts = [\"up\", \"http_requests_total by code\"]\n";
     let plan_read = read(&plan(good)).unwrap();
     let names: Vec<_> = plan_read.scrapes.iter().map(|scrape| scrape.name.as_str()).collect();
-    assert_eq!(
-        (names, plan_read.scrapes[0].url.path.as_str()),
-        (vec!["gw-1", "scrape-2"], "/metrics?k=k3y")
-    );
+    assert_eq!(names, ["gw-1", "scrape-2"]);
+    let source = &plan_read.scrapes[0].source;
+    assert!(matches!(source, ScrapeSource::Url { url, .. } if url.path == "/metrics?k=k3y"));
     let shown = plan_read.to_toml();
     assert!(!shown.contains("k3y"), "{shown}");
     assert_eq!(read(&shown).unwrap().to_toml(), shown);
@@ -484,12 +483,22 @@ fn scrapes() {
             .contains("scrapes http://gw:3069/metrics?k=${ETH_KEY} every second as gw-1")
     );
     let check = |lines: &str, problem: &str| check(&plan(lines), problem);
-    check("[[scrape]]\nname = \"a\"", "a scrape needs \"url\"");
+    check("[[scrape]]\nname = \"a\"", "a scrape needs \"url\", \"pid\" or \"cgroup\"");
     check("[[scrape]]\nurl = \"h/\"", "plan.toml:6:7: \"h/\" is not a valid URL");
     check("[[scrape]]\nurl = \"https://h/\"", "supports only plain HTTP without credentials");
     check("[[scrape]]\nurl = \"http://a:b@h/\"", "supports only plain HTTP without credentials");
     check("[[scrape]]\nurl = \"http://h/a\\tb\"", "a control character (0x09) in the URL");
     check("[[scrape]]\nurl = \"http://h/\"\nevery = \"1s\"", "unknown key \"every\" in [[scrape]]");
+    let both = "[[scrape]]\nurl = \"http://h/\"\npid = 7";
+    check(both, "plan.toml:7:1: a scrape has one of \"url\", \"pid\" and \"cgroup\"");
+    check("[[scrape]]\npid = 0", "must be from 1 to 4194304");
+    check("[[scrape]]\npid = 7\ncharts = [\"a\"]", "\"charts\" needs \"url\"");
+    check("[[scrape]]\ncgroup = \"/a/../b\"", "is not the path of a control group");
+    check("[[scrape]]\ncgroup = \"\"", "is not the path of a control group");
+    let local = plan("[[scrape]]\npid = 7\nchain = \"a\"\n[[scrape]]\ncgroup = \"/a.slice\"\n");
+    let local = read(&local).unwrap();
+    assert_eq!(read(&local.to_toml()).unwrap().scrapes, local.scrapes);
+    assert!(local.describe().contains("observes cgroup /a.slice every second as scrape-2"));
     let charts = "[[scrape]]\nurl = \"http://h/\"\ncharts = ";
     check(&format!("{charts}[\"a b\"]"), "\"a b\" is not the name of a metric");
     check(&format!("{charts}[\"a by \"]"), "plan.toml:7:11: \"a by \" is not the name of a metric");

@@ -190,6 +190,9 @@ async fn start(
             "warning: [[scrape]] is ignored: a run over several agents does not read other processes yet",
         );
     }
+    if !plan.logs.is_empty() {
+        tell("warning: [[log]] is ignored: agents read no files and run no commands for others");
+    }
     let sent = SentPlan::of(&plan, &variables)?;
     let chosen = wait_for_agents(bus, &plan, agents, wait).await?;
     let labels: Vec<AgentLabels> = chosen

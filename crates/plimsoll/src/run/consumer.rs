@@ -1,12 +1,12 @@
 //! What happens to a run's seconds: they are summed, written, shown, and judged by objectives that stop the
 //! run.
 
+use super::observers::Observers;
 use super::progress::Progress;
 use super::{Finished, Views};
 use crate::host_file::HostFile;
 use crate::live::Board;
 use crate::run_dir::RunDir;
-use crate::scrape::Scraper;
 use crate::tell;
 use crate::terminal::Terminal;
 use crate::trace::trace_text;
@@ -35,7 +35,7 @@ pub(super) struct Consumer<'p> {
     clock: Clock,
     /// When figures may be rendered again.
     render_after: Nanos,
-    scraper: Option<Scraper>,
+    observers: Observers,
     host: HostFile,
     control: Control,
     start: StartFacts,
@@ -50,7 +50,7 @@ impl<'p> Consumer<'p> {
         plan: &'p Plan,
         mut run_dir: Option<RunDir>,
         views: Views,
-        scraper: Option<Scraper>,
+        observers: Observers,
         host: HostFile,
         running: &Running,
     ) -> Consumer<'p> {
@@ -71,7 +71,7 @@ impl<'p> Consumer<'p> {
             terminal: None,
             clock: Clock::start(),
             render_after: Nanos::ZERO,
-            scraper,
+            observers,
             host,
             control,
             start: running.start_facts(),
@@ -123,9 +123,7 @@ impl<'p> Consumer<'p> {
 
     pub(super) fn add(&mut self, second: Second) {
         let Second { mut counts, traces } = second;
-        if let Some(scraper) = &self.scraper {
-            scraper.add_to(&mut counts);
-        }
+        self.observers.add_to(&mut counts);
         mask_split(&self.secrets, &mut counts);
         self.fold.add(&counts);
         if let Some(warning) = self.run_dir.as_mut().and_then(|dir| dir.add(&counts)) {
@@ -163,7 +161,7 @@ impl<'p> Consumer<'p> {
     /// `signal` is the first signal that was received.
     pub(super) fn finish(mut self, running: Running, signal: Option<&str>) -> Finished {
         self.progress.end();
-        self.scrape_at_the_end();
+        self.observe_the_end();
         let mut facts = running.finish();
         let objective = self.aborted.as_ref().map(|that| format!("the objective \"{that}\""));
         facts.stopped_by = objective.or_else(|| signal.map(String::from));
@@ -185,9 +183,18 @@ impl<'p> Consumer<'p> {
         Finished { summary, aborted, run_dir, written, recording }
     }
 
-    /// Scrapes once more after the run; the result becomes an additional last snapshot.
-    fn scrape_at_the_end(&mut self) {
-        let Some(scraper) = self.scraper.take() else { return };
+    /// Reads other processes and logs once more after the run; the result becomes an additional last snapshot.
+    fn observe_the_end(&mut self) {
+        let observers = std::mem::take(&mut self.observers);
+        let Some(last) = observers.finish(|| self.last_snapshot()) else { return };
+        self.fold.add(&last);
+        if let Some(warning) = self.run_dir.as_mut().and_then(|dir| dir.add(&last)) {
+            tell(&warning);
+        }
+    }
+
+    /// A snapshot without counts at the end of the run.
+    fn last_snapshot(&self) -> Snapshot {
         let total = self.fold.total();
         let mut last = self.plan.blank_snapshot();
         last.t = total.t;
@@ -199,11 +206,7 @@ impl<'p> Consumer<'p> {
         for (last, total) in last.origins.iter_mut().zip(&total.origins) {
             (last.limit, last.open) = (total.limit, total.open);
         }
-        scraper.finish(&mut last);
-        self.fold.add(&last);
-        if let Some(warning) = self.run_dir.as_mut().and_then(|dir| dir.add(&last)) {
-            tell(&warning);
-        }
+        last
     }
 
     fn abort_if_missed(&mut self) {

@@ -122,6 +122,48 @@ fn agents_send_their_streams_and_the_sum_is_exact() {
     }
 }
 
+/// An order comes from another host: whatever it names on the agent's host is neither read nor run.
+#[test]
+fn agents_follow_no_logs_and_run_no_commands() {
+    let (nats, sim) = (Nats::start(), sim(&["eth", "boba"]));
+    let address = sim.address().to_string();
+    let agents =
+        [nats.agent("one", "chain=eth", &address), nats.agent("two", "chain=boba", &address)];
+    let folder = Folder::new();
+    let (ran, log) =
+        (folder.path().join("ran"), folder.file("secret.log", "error: of the agent\n"));
+    let logs = format!(
+        "[[log]]\nname = \"command\"\ncommand = [\"touch\", \"{}\"]\npatterns = [\"x\"]\n\
+         [[log]]\nname = \"file\"\nfile = \"{log}\"\npatterns = [\"error\"]\n\
+         [[scrape]]\npid = {}\n",
+        ran.display(),
+        std::process::id()
+    );
+    let file = folder.file("plan.toml", plan(&address, "1s") + &logs);
+    let out = folder.path().join("out");
+    let args = ["run", &file, "--agents", "2", "--format", "json", "--out", out.to_str().unwrap()];
+    let done = nats.command(&args).output().unwrap();
+    let stderr = String::from_utf8_lossy(&done.stderr);
+    let summary: Value =
+        serde_json::from_slice(&done.stdout).unwrap_or_else(|_| panic!("{stderr}"));
+    assert_eq!(summary["requests"]["ok"], 100, "{stderr}");
+    assert!(stderr.contains("warning: [[log]] is ignored: agents read no files"), "{stderr}");
+    assert!(!ran.exists(), "an agent ran a command");
+    assert!(summary["logs"].as_array().unwrap().iter().all(|own| own["lines"] == 0), "{summary}");
+    for agent in ["one", "two"] {
+        let seconds = std::fs::read_to_string(out.join(format!("agents/{agent}.jsonl"))).unwrap();
+        assert!(!seconds.contains("of the agent"), "{seconds}");
+        assert!(!seconds.contains("process_cpu_seconds_total"), "{seconds}");
+    }
+    // Allowing commands is a matter of the host that follows them.
+    let refused = nats.command(&[&args[..], &["--allow-commands"]].concat()).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    for agent in agents {
+        agent.signal(Signal::SIGTERM);
+        assert_eq!(agent.end(), Some(130));
+    }
+}
+
 #[test]
 fn a_killed_agent_is_lost_and_its_requests_are_counted() {
     let (nats, sim) = (Nats::start(), sim(&["eth", "boba"]));

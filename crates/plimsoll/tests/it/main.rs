@@ -27,6 +27,7 @@ mod http;
 mod http2;
 mod instrument_secrets;
 mod live;
+mod observed;
 mod operating;
 mod output;
 mod overload;

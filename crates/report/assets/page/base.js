@@ -7,22 +7,29 @@ let facts = seen.facts;
 
 /** A run with its rows as columns; lines of processes are a map like the other groups of columns. */
 function runOf({ rows, ...info }) {
-  const run = { ...info, columns: {}, lines: new Map() };
+  const run = { ...info, columns: {}, lines: new Map(), logLines: new Map() };
   rows.forEach((columns) => takeRows(run, columns));
   return run;
 }
 
 /** Replaces the rows of a run from `from` on. */
-function takeRows(run, { from, processes = [], processes_left_out: leftOut = 0, ...columns }) {
+function takeRows(run, { from, processes = [], logs = [], processes_left_out: leftOut = 0, ...columns }) {
   if (from === 0) {
     run.columns = {};
     run.lines.clear();
+    run.logLines.clear();
   }
   columns.processes = {};
   for (const { values, ...line } of processes) {
     const key = `${line.process} ${line.own} ${line.metric} ${line.label}`;
     run.lines.set(key, line);
     columns.processes[key] = values;
+  }
+  columns.matched = {};
+  for (const { values, ...line } of logs) {
+    const key = `${line.log} ${line.pattern}`;
+    run.logLines.set(key, line);
+    columns.matched[key] = values;
   }
   run.leftOut = leftOut;
   append(run.columns, columns, from, columns.t.length, null);

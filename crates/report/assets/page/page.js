@@ -1,6 +1,6 @@
 // The page around the charts: its layout, its appearance on screen and on paper, and its start.
 
-const SECTIONS = { load: "Over time", processes: "Other processes over time", host: "The load generator's host over time" };
+const SECTIONS = { load: "Over time", processes: "Other processes over time", logs: "Log lines over time", host: "The load generator's host over time" };
 const root = document.getElementById("charts");
 const readout = element("p", { class: "unseen", "aria-live": "polite" });
 const announcement = element("p", { class: "unseen", "aria-live": "polite" });

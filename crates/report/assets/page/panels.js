@@ -31,7 +31,7 @@ function steady({ t, to, heat, ...columns }) {
     const own = isNumber(values[last]) && factor ? values[last] * factor : null;
     return [...values.slice(0, last), own > (values[last - 1] ?? 0) ? own : null];
   };
-  const factors = { failed: share, unsent: share, errors: share, max: 1 };
+  const factors = { failed: share, unsent: share, errors: share, matched: share, max: 1 };
   const walk = (part, factor) => Object.fromEntries(Object.entries(part).map(([name, own]) => {
     const next = factors[name] ?? factor;
     return [name, Array.isArray(own) ? shorten(own, next) : walk(own, next)];
@@ -79,7 +79,7 @@ function panelsOf(whole) {
   const run = { ...whole, columns: steady(whole.columns), whole: whole.columns };
   return [
     ...messagePanels(run), ratesPanel(run), latencyPanel(run), heatPanel(run), distributionPanel(), errorsPanel(run),
-    connectionsPanel(run), lagPanel(run), ...processPanels(run), ...hostPanels(run),
+    connectionsPanel(run), lagPanel(run), ...processPanels(run), ...logPanels(run), ...hostPanels(run),
   ].filter((panel) => panel?.series.length).map(withSummary);
 }
 
@@ -394,6 +394,18 @@ function processPanels(run) {
     }
   }
   return found;
+}
+
+/** Lines that matched a pattern, a chart for each log. */
+function logPanels(run) {
+  const lines = [...run.logLines].map(([key, own]) => ({ ...own, values: run.columns.matched[key] }));
+  return (run.logs ?? []).map((name, log) => {
+    const panel = { ...overTime(run), section: "logs", key: `log-${log}`, title: `Matching lines per second: ${name}`, format: rate };
+    panel.series = lines.filter((one) => one.log === log && anyAbove(one.values))
+      .map(({ pattern, values }, place) => ({ label: pattern, values, ...lineStyle(place) }));
+    panel.summarize = () => `${highest(panel)}.`;
+    return panel;
+  }).filter(({ series }) => series.length);
 }
 
 /** What of the scraped processes cannot be drawn, as sentences. */

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! {"live": bool, "folder": the run directory of a live page or null,
-//!  "runs": [{"label", "started", "warmup": s, "processes": [{"name", "group"}], "rows": [COLUMNS, …]}],
+//!  "runs": [{"label", "started", "warmup": s, "processes": [{"name", "group"}], "logs": [NAME, …], "rows": [COLUMNS, …]}],
 //!  "facts": FACTS}
 //! ```
 //! COLUMNS are those of [`TimeSeries::columns`](crate::TimeSeries::columns): rows from `from` on, which replace
@@ -11,6 +11,7 @@
 
 use crate::figures::TimeFigure;
 use crate::hdr::percentiles;
+use crate::logs::Logs;
 use crate::narrow::Scope;
 use crate::scrapes::Scrapes;
 use crate::series::TimeSeries;
@@ -27,7 +28,8 @@ impl Summary {
                 .iter()
                 .filter_map(|run| {
                     let series = run.series.as_ref()?;
-                    let info = info(&run.label, run.started_at, self.facts.warmup, &run.scrapes);
+                    let observed = (&run.scrapes, &run.logs);
+                    let info = info(&run.label, run.started_at, self.facts.warmup, observed);
                     Some(self.run_data(info, series, run.warmup))
                 })
                 .collect(),
@@ -36,7 +38,8 @@ impl Summary {
                 .iter()
                 .map(|series| {
                     let facts = &self.facts;
-                    let info = info(&self.name, facts.started_at, facts.warmup, &self.scrapes);
+                    let observed = (&self.scrapes, &self.logs);
+                    let info = info(&self.name, facts.started_at, facts.warmup, observed);
                     self.run_data(info, series, facts.warmup)
                 })
                 .collect(),
@@ -105,7 +108,12 @@ impl Summary {
     }
 }
 
-fn info(label: &str, started: WallClock, warmup: Nanos, scrapes: &Scrapes) -> Value {
+fn info(
+    label: &str,
+    started: WallClock,
+    warmup: Nanos,
+    (scrapes, logs): (&Scrapes, &Logs),
+) -> Value {
     let processes = scrapes.processes.iter().map(|process| {
         json!({
             "name": crate::clean(&process.name),
@@ -118,6 +126,7 @@ fn info(label: &str, started: WallClock, warmup: Nanos, scrapes: &Scrapes) -> Va
         "started": started.rfc3339(),
         "warmup": warmup.as_secs_f64(),
         "processes": processes.collect::<Vec<Value>>(),
+        "logs": logs.logs.iter().map(|log| crate::clean(&log.name)).collect::<Vec<String>>(),
     })
 }
 

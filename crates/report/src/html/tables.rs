@@ -232,6 +232,14 @@ impl Summary {
         if let Some(table) = self.process_table(Extent::WHOLE) {
             put_table(&mut html, "Other processes", &table);
         }
+        if let Some(table) = self.log_table(Extent::WHOLE) {
+            put_table(&mut html, "Logs", &table);
+            self.put_examples(&mut html);
+        }
+        if let Some(table) = self.cost_table(Extent::WHOLE) {
+            put_table(&mut html, "Cost per relay", &table);
+            self.put_cost_lines(&mut html);
+        }
         if let Some(table) = self.host_table(Extent::WHOLE) {
             put_table(&mut html, "Unusual seconds of the load generator's host", &table);
         }

@@ -4,7 +4,7 @@ use super::escaped;
 use std::fmt::Write as _;
 
 /// Terms and their definitions, in the order in which the page shows them.
-const TERMS: [(&str, &str); 20] = [
+const TERMS: [(&str, &str); 22] = [
     ("scheduled", "Arrivals: planned requests whose outcome is known. scheduled = sent + unsent."),
     (
         "sent",
@@ -56,6 +56,14 @@ const TERMS: [(&str, &str); 20] = [
     (
         "calls, relays, scrapes",
         "Calls that a gateway answered, from its cache too; calls that it passed on to an upstream; times that a process's metrics were read.",
+    ),
+    (
+        "logs",
+        "Lines count in the second in which they were read, up to a tenth of a second after they were written. Of each pattern an example is kept of the first second with a match, of the second with most, and of the last; what looks like a secret is hidden.",
+    ),
+    (
+        "cost",
+        "What the scraped processes counted after the warm-up, and the bytes between the load generator and the target, per relay, times the plan's prices. CPU of all scraped processes; units: compute units of the network. The projection is not measured.",
     ),
     (
         "rates in tables",

@@ -1,6 +1,8 @@
 //! What a summary covers, if that is not one whole run.
 
+use super::cost::CostFile;
 use super::host::HostFile;
+use super::logs::LogFile;
 use super::scrapes::ScrapesFile;
 use crate::merge::{Merged, MergedRun};
 use crate::narrow::Filters;
@@ -70,6 +72,10 @@ struct RunFile<'a> {
     host: HostFile,
     #[serde(skip_serializing_if = "Option::is_none")]
     scrapes: Option<ScrapesFile<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    logs: Vec<LogFile<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost: Option<CostFile<'a>>,
 }
 
 #[derive(Serialize)]
@@ -106,5 +112,7 @@ fn run_file<'a>(merged: &Merged, run: &'a MergedRun) -> RunFile<'a> {
         limited_by: run.limited_by.map_or("none", |side| side.name()),
         host: HostFile::of(&run.timeline),
         scrapes: ScrapesFile::of(&run.scrapes),
+        logs: LogFile::all(&run.logs),
+        cost: run.cost.as_ref().map(CostFile::of),
     }
 }

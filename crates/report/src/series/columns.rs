@@ -128,6 +128,7 @@ impl TimeSeries {
         if scope == Scope::Run {
             put_host(&mut object, &rows);
             self.put_processes(&mut object, &rows);
+            self.put_logs(&mut object, &rows);
         }
         object.end()
     }
@@ -164,6 +165,24 @@ impl TimeSeries {
             object.numbers("in_flight", level(|counts| counts.in_flight));
             object.numbers("connected", level(|counts| counts.connected));
         }
+    }
+
+    /// Matching lines per second, by log and pattern.
+    fn put_logs(&self, object: &mut Object, rows: &[Shown<'_>]) {
+        if self.patterns.is_empty() {
+            return;
+        }
+        let mut parts = Vec::new();
+        for (log, patterns) in self.patterns.iter().enumerate() {
+            for (place, pattern) in patterns.iter().enumerate() {
+                let count = |row: &Shown<'_>| row.counts.logs.get(log)?.get(place).copied();
+                let mut values = String::new();
+                put_numbers(&mut values, rows.iter().map(|row| row.per_second(count(row)?)));
+                let pattern = Value::from(clean(pattern));
+                parts.push(format!("{{\"log\":{log},\"pattern\":{pattern},\"values\":{values}}}"));
+            }
+        }
+        *object.key("logs") += &format!("[{}]", parts.join(","));
     }
 
     /// Figures with a label are summed over the processes of a group, so that no sum lacks a part.

@@ -147,6 +147,9 @@ fn full() -> Summary {
         timeline: Timeline::new(1),
         series: None,
         planned: None,
+        logs: crate::logs::Logs::default(),
+        cost: None,
+        has_prices: false,
         scrapes: Scrapes {
             processes: [process("edge", "edge", 1450)].into_iter().chain(instances).collect(),
         },

@@ -45,8 +45,10 @@ fn completed(text: &str) -> String {
     let text = text.replace("…\"", &format!("{}\"", "0".repeat(56)));
     let table: toml::Table = text.parse().unwrap();
     let has = |key: &str| table.contains_key(key);
-    let of_plan =
-        ["target", "rate", "users", "sockets", "stream", "scrape", "protocol", "split_by"];
+    let of_plan = [
+        "target", "rate", "users", "sockets", "stream", "scrape", "log", "cost", "protocol",
+        "split_by",
+    ];
     let is_plan = of_plan.iter().any(|key| has(key))
         || has("connections")
         || table.get("tls").is_some_and(|tls| tls.get("ca").is_some());
