@@ -84,6 +84,11 @@ impl Assignments {
         whole * share
     }
 
+    /// Whether this process sends a part of a stream.
+    fn owns(&self, stream: usize) -> bool {
+        self.parts.iter().any(|part| !part.stream(stream).is_empty())
+    }
+
     /// Changes the rate of an open stream from `at`.
     pub(crate) fn set_rate(
         &mut self,
@@ -241,6 +246,10 @@ impl Control {
 
     pub(crate) fn planned_rate(&self, stream: usize, at: Nanos) -> f64 {
         self.inner.assignments.lock().expect("no holder panics").planned_rate(stream, at)
+    }
+
+    pub(crate) fn owns(&self, stream: usize) -> bool {
+        self.inner.assignments.lock().expect("no holder panics").owns(stream)
     }
 
     fn change(

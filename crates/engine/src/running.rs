@@ -214,6 +214,10 @@ impl Running {
         for (place, stream) in counts.streams.iter_mut().enumerate() {
             stream.planned_rate =
                 self.control.planned_rate(place, rated_at(stream.active, counts.t));
+            // To workers, a stream without shards has nothing left to send and so lasted until its planned end.
+            if !self.control.owns(place) {
+                stream.active = None;
+            }
             let planned_to = stream.active.map_or(Nanos::ZERO, |window| window.planned_to);
             self.facts.planned_to = self.facts.planned_to.max(planned_to);
         }
