@@ -19,6 +19,10 @@ pub const READY_MAX: Nanos = Nanos::from_secs(90);
 /// between two polls.
 pub const LATE_ORDER: Nanos = Nanos::from_millis(50);
 
+/// Reports of which an agent remembers singly that they are not stored: a second each, for more than an hour.
+/// Beyond, the latest are confirmed together.
+const UNSTORED_MAX: usize = 4096;
+
 /// What an agent is asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assignment {
@@ -102,6 +106,16 @@ struct Participation {
     unstored: VecDeque<(u64, Nanos)>,
     /// The end of the last second that is known to be stored.
     confirmed: Nanos,
+}
+
+impl Participation {
+    /// Stops before the end of its part.
+    fn fence(&mut self, actions: &mut Vec<AgentAction>) {
+        if !self.fenced {
+            self.fenced = true;
+            actions.push(AgentAction::Stop);
+        }
+    }
 }
 
 /// An agent.
@@ -316,6 +330,16 @@ impl Agent {
         }
     }
 
+    /// Stops sending, because no more reports can be kept until NATS takes them. The rest of the part is as good as
+    /// lost.
+    pub fn full(&mut self) -> Vec<AgentAction> {
+        let mut actions = Vec::new();
+        if let Some(own) = self.current.as_mut().filter(|own| own.stage == Stage::Started) {
+            own.fence(&mut actions);
+        }
+        actions
+    }
+
     /// A report was stored.
     pub fn stored(&mut self, run: &str, number: u64) {
         let Some(own) = self.current.as_mut().filter(|own| own.run == run) else { return };
@@ -339,8 +363,7 @@ impl Agent {
                 let expired =
                     own.lease.is_some_and(|lease| now - own.start >= own.confirmed + lease);
                 if expired {
-                    own.fenced = true;
-                    actions.push(AgentAction::Stop);
+                    own.fence(&mut actions);
                 }
             }
             _ => {}
@@ -352,6 +375,12 @@ impl Agent {
         let Some(own) = &mut self.current else { return };
         own.number += 1;
         own.unstored.push_back((own.number, t.unwrap_or_default()));
+        if own.unstored.len() > UNSTORED_MAX
+            && let (Some((number, t)), Some((_, before))) =
+                (own.unstored.pop_back(), own.unstored.pop_back())
+        {
+            own.unstored.push_back((number, t.max(before)));
+        }
         actions.push(AgentAction::Write(Report {
             run: own.run.clone(),
             agent: self.name.clone(),

@@ -77,7 +77,7 @@ impl<R: BufRead> Source<'_, R> {
 }
 
 /// Adds an agent's counts of the same second.
-fn join_agent(sum: &mut Snapshot, agent: &Snapshot) {
+pub fn join_agent(sum: &mut Snapshot, agent: &Snapshot) {
     let rates: Vec<f64> = sum
         .streams
         .iter()

@@ -30,7 +30,7 @@ pub use coordinator::{
     Coordinator, CoordinatorAction, LOSS_AFTER, Member, MemberState, Outcome, PREPARE_MAX,
     TAKEOVER_AFTER,
 };
-pub use join::join;
+pub use join::{join, join_agent};
 pub use message::{
     Announcement, Entry, LogMessage, MemberOrder, Order, OrderKind, PROTOCOL, Problem, Report,
     ReportKind, Tick, WireError, decode_announcement, encode,

@@ -13,30 +13,34 @@
 //!
 //! # Layout
 //! - `log`: appends to the log until that is confirmed, and reads it without gaps
+//! - `backlog`: what waits to be appended, in bounded memory
+//! - `connect`: connecting, with each way of proving who one is
 //! - `presence`: agents announce themselves
 //! - `clock`: answers with this host's clock, and measures the offset of another's
 
+mod backlog;
 mod clock;
+mod connect;
 mod log;
 mod presence;
 
 use crate::message::{Announcement, WireError, decode_announcement};
 use async_nats::jetstream::{self, kv, object_store, stream};
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
+use async_nats::{Client, connection};
+pub use backlog::BacklogLimits;
 pub use clock::HostClock;
+pub use connect::{BusSettings, Credentials, Role};
 use futures_util::StreamExt;
 pub use log::{LogEvent, LogReader, LogWriter, Written};
 pub use presence::{Presence, PresenceLost};
-use std::path::PathBuf;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
-use tokio::sync::mpsc;
 
 /// How long runs are kept: until then a coordinator may resume one, and an agent deliver what it recorded.
 const KEEP: Duration = Duration::from_secs(24 * 3600);
 /// At most this many bytes of all runs of a tenant are kept; beyond, new messages are refused until older ones
 /// expire, because a log without its beginning is worth nothing. A second of an agent has a few kilobytes.
-const STREAM_BYTES_MAX: i64 = 1 << 30;
+pub const STREAM_BYTES_MAX: u64 = 1 << 30;
 /// An agent that has not renewed its announcement for this long is gone.
 pub(crate) const PRESENCE_TTL: Duration = Duration::from_secs(10);
 /// All agents' announcements together.
@@ -47,23 +51,6 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 /// The largest plan, in bytes: more than a resolved plan may have.
 const PLAN_BYTES_MAX: usize = 256 << 20;
-
-/// How to reach NATS.
-#[derive(Clone, Default)]
-pub struct BusSettings {
-    /// `nats://host:4222` or `tls://host:4222`.
-    pub url: String,
-    /// User name.
-    pub user: Option<String>,
-    /// Its password.
-    pub password: Option<String>,
-    /// Trust these root certificates (PEM), and require TLS.
-    pub ca: Option<PathBuf>,
-    /// Whose fleet: part of all names.
-    pub tenant: String,
-    /// This process, for the server's list of connections.
-    pub name: String,
-}
 
 /// Why the bus cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -94,69 +81,13 @@ pub fn is_name(text: &str) -> bool {
 }
 
 impl Bus {
-    /// Connects, and creates what a tenant's fleet needs if it does not exist. What the connection reports
-    /// later goes to `events`.
-    ///
-    /// # Errors
-    /// NATS does not answer, refuses, or has no JetStream.
-    pub async fn connect(
-        settings: &BusSettings,
-        events: mpsc::UnboundedSender<String>,
-    ) -> Result<Bus, BusError> {
-        if !is_name(&settings.tenant) {
-            let message = format!("\"{}\" is not a valid tenant", settings.tenant);
-            return Err(error(message, "use at most 64 letters, digits, - and _"));
-        }
-        let mut options = ConnectOptions::new()
-            .name(&settings.name)
-            // Agents reconnect for as long as their run lasts.
-            .max_reconnects(None)
-            .reconnect_delay_callback(|attempts| {
-                Duration::from_millis(50 * attempts.min(20) as u64)
-            })
-            .ping_interval(Duration::from_secs(5))
-            .connection_timeout(Duration::from_secs(5))
-            .request_timeout(Some(ANSWER_MAX))
-            // Replies of one tenant's requests are not to be read by others.
-            .custom_inbox_prefix(format!("_INBOX_{}", settings.tenant))
-            .event_callback(move |event| {
-                let told = match event {
-                    Event::Disconnected => {
-                        Some("the connection to NATS is lost; reconnecting".into())
-                    }
-                    Event::Connected => Some("connected to NATS".into()),
-                    Event::ServerError(why) => Some(format!("NATS reports: {why}")),
-                    Event::SlowConsumer(_) => {
-                        Some("NATS reports that this process reads too slowly".into())
-                    }
-                    _ => None,
-                };
-                told.into_iter().for_each(|told| _ = events.send(told));
-                async {}
-            });
-        if let (Some(user), Some(password)) = (&settings.user, &settings.password) {
-            options = options.user_and_password(user.clone(), password.clone());
-        }
-        if let Some(ca) = &settings.ca {
-            options = options.add_root_certificates(ca.clone()).require_tls(true);
-        }
-        let shown = without_password(&settings.url);
-        let client =
-            options.connect(&settings.url).await.map_err(|why| connect_error(&why, &shown))?;
-        let mut jetstream = jetstream::new(client.clone());
-        jetstream.set_timeout(ANSWER_MAX);
-        let bus = Bus { client, jetstream, tenant: settings.tenant.clone() };
-        bus.create().await?;
-        Ok(bus)
-    }
-
     async fn create(&self) -> Result<(), BusError> {
         let name = self.stream_name();
         let config = stream::Config {
             name: name.clone(),
             subjects: vec![format!("plimsoll.{}.run.>", self.tenant)],
             max_age: KEEP,
-            max_bytes: STREAM_BYTES_MAX,
+            max_bytes: STREAM_BYTES_MAX as i64,
             discard: stream::DiscardPolicy::New,
             duplicate_window: DUPLICATE_WINDOW,
             ..stream::Config::default()
@@ -189,13 +120,17 @@ impl Bus {
             let config = object_store::Config {
                 bucket: bucket.clone(),
                 max_age: KEEP,
-                max_bytes: STREAM_BYTES_MAX,
+                max_bytes: STREAM_BYTES_MAX as i64,
                 ..object_store::Config::default()
             };
             let created = self.jetstream.create_object_store(config).await;
             created.map_err(|why| create_error(&bucket, &why))?;
         }
         Ok(())
+    }
+
+    fn is_connected(&self) -> bool {
+        self.client.connection_state() == connection::State::Connected
     }
 
     fn stream_name(&self) -> String {
@@ -269,57 +204,35 @@ impl Bus {
         Ok(bytes)
     }
 
-    /// Deletes the plan of a run that is over, with the secrets that it may contain.
+    /// Deletes what NATS has of a run that is over and reported: its log, which would fill the stream, and its plan, with
+    /// the secrets that it may contain.
     ///
     /// # Errors
     /// It could not be deleted.
-    pub async fn delete_plan(&self, run: &str) -> Result<(), BusError> {
+    pub async fn forget(&self, run: &str) -> Result<(), BusError> {
         let failed = |why: &dyn std::fmt::Display| {
-            error(format!("cannot delete the plan in NATS: {why}"), "")
+            error(format!("cannot delete the run {run} in NATS: {why}"), "")
         };
         let store = self.jetstream.get_object_store(self.bucket("plans")).await;
         let store = store.map_err(|why| failed(&why))?;
-        store.delete(run).await.map_err(|why| failed(&why))
+        store.delete(run).await.map_err(|why| failed(&why))?;
+        let stream = self.jetstream.get_stream(self.stream_name()).await;
+        let stream = stream.map_err(|why| failed(&why))?;
+        let purged = stream.purge().filter(format!("plimsoll.{}.run.{run}.>", self.tenant)).await;
+        purged.map_err(|why| failed(&why)).map(drop)
     }
 }
 
 const NO_JETSTREAM: &str = "start the server with JetStream: nats-server --jetstream";
 
-/// A URL without user and password.
-fn without_password(url: &str) -> String {
-    match (url.find("://"), url.rfind('@')) {
-        (Some(scheme), Some(at)) if at > scheme => {
-            format!("{}{}", &url[..scheme + 3], &url[at + 1..])
-        }
-        _ => url.into(),
-    }
-}
-
-fn connect_error(why: &async_nats::ConnectError, url: &str) -> BusError {
-    let refused = "give the user and the password: NATS_USER, NATS_PASSWORD";
-    match why.kind() {
-        ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
-            error(format!("NATS at {url} refused the credentials"), refused)
-        }
-        ConnectErrorKind::ServerParse => error(
-            format!("\"{url}\" is not a valid address of NATS"),
-            "for example nats://10.0.0.5:4222",
-        ),
-        ConnectErrorKind::Tls => error(
-            format!("the TLS handshake with NATS at {url} failed: {}", causes(why)),
-            "give the server's CA with --nats-ca FILE",
-        ),
-        _ => error(
-            format!("cannot reach NATS at {url}: {}", causes(why)),
-            "check the address and that nats-server runs there with JetStream",
-        ),
-    }
-}
-
 fn create_error(name: &str, why: &dyn std::error::Error) -> BusError {
     let causes = causes(why);
-    let hint = if causes.contains("imed out")
+    let hint = if causes.contains("insufficient storage") || causes.contains("resource limits") {
+        "a fleet needs 3 GB of JetStream's file storage for each tenant: jetstream { max_file: 3GB }"
+            .into()
+    } else if causes.contains("imed out")
         || causes.contains("JetStream not enabled")
+        || causes.contains("jetstream unavailable")
         || causes.contains("no responders")
     {
         format!("{NO_JETSTREAM}; with permissions, let a coordinator create it first")

@@ -69,6 +69,8 @@ enum Command {
     Agent(fleet::AgentArgs),
     /// List the agents that wait for orders
     Agents(fleet::AgentsArgs),
+    /// Try a run over several agents on this host: starts NATS, the agents and their coordinator
+    Fleet(fleet::FleetArgs),
     /// Relay JSON-RPC to nodes and PATH instances, or manage upstreams and endpoints
     Gateway(Box<gateway::GatewayArgs>),
     /// Validate a plan or a gateway configuration, and print it with defaults filled in
@@ -190,6 +192,7 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Report(args) => report::report(&args),
         Command::Agent(args) => fleet::run_agent(&args),
         Command::Agents(args) => fleet::run_agents(&args),
+        Command::Fleet(args) => fleet::run_fleet(&args),
         Command::Gateway(args) => gateway::run(*args),
         Command::Check(args) => check::check(args),
         Command::Doctor(args) => doctor::run(&args),

@@ -5,11 +5,13 @@
 //! - `observers`: other processes and logs
 //! - `progress`: the progress line
 //! - `views`: what shows a run besides it
+//! - `watch`: shows each second, and stops the run when an objective says so
 
 mod consumer;
 mod observers;
 mod progress;
 mod views;
+mod watch;
 
 use crate::fleet;
 use crate::host_check;
@@ -30,15 +32,15 @@ use plimsoll_measure::WallClock;
 use plimsoll_measure::units::counted;
 use plimsoll_plan::{OnAgentLoss, Part, Plan, SEED_MAX};
 use plimsoll_report::{Summary, clean};
-pub(crate) use progress::Progress;
 use std::hash::{BuildHasher, RandomState};
 use std::io::stdout;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 pub(crate) use views::{ViewArgs, Views};
+pub(crate) use watch::Watch;
 
 const EXAMPLES: &str = "Examples:
   plimsoll run http://localhost:3069/health --rate 500 --duration 30s
@@ -132,7 +134,7 @@ struct FleetFlags {
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
-enum LossArg {
+pub(crate) enum LossArg {
     /// The others continue with their parts
     Continue,
     /// The others take over its part
@@ -142,7 +144,7 @@ enum LossArg {
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
-enum Format {
+pub(crate) enum Format {
     /// The report as text
     Text,
     /// summary.json
@@ -229,39 +231,73 @@ fn run_fleet(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let flags = &args.fleet;
     let is_local = args.workers > 0 || args.spin || args.no_spin || args.force || args.trace > 0;
     let is_local = is_local || args.allow_commands;
-    if is_local || args.metrics.is_some() || args.views.any() {
+    if is_local {
         return Err(usage_error(
-            "--workers, --spin, --no-spin, --force, --trace, --allow-commands, --metrics, --live and --tui are for \
-             runs on this host",
+            "--workers, --spin, --no-spin, --force, --trace and --allow-commands are for runs on this host",
             "leave them out with --agents and --resume",
         ));
     }
-    let variables = args.set.variables()?;
-    let on_loss = flags.on_agent_loss.map(|loss| match loss {
+    let what = match (&flags.resume, flags.agents) {
+        (Some(run), _) => {
+            let variables = args.set.variables()?;
+            fleet::FleetRun::Resume(fleet::Resume { run: run.clone(), variables })
+        }
+        (None, agents) => {
+            let mut plan = read_source(&args.source, &args.inline, &args.set)?;
+            plan.tls.insecure |= args.insecure;
+            let wait = plimsoll_config::values::flag_duration(&flags.wait)
+                .map_err(|why| usage_error(format!("--wait: {why}"), "for example --wait 60s"))?;
+            let agents = usize::from(agents.unwrap_or(1));
+            fleet_run(plan, &args.set, args.seed, agents, wait)?
+        }
+    };
+    let output = FleetOutput { out: args.out.clone(), no_out: args.no_out, format: args.format };
+    let views = args.views.start(args.metrics.as_deref())?;
+    run_with_agents(&flags.nats, what, flags.on_agent_loss, views, &output)
+}
+
+/// A run over agents to begin.
+pub(crate) fn fleet_run(
+    mut plan: Plan,
+    set: &SetArgs,
+    seed: Option<u64>,
+    agents: usize,
+    wait: Duration,
+) -> anyhow::Result<fleet::FleetRun> {
+    plan.warnings().iter().for_each(|warning| tell(&format!("warning: {warning}")));
+    if let Some(seed) = seed.or_else(|| (!plan.has_seed).then(fresh_seed)) {
+        plan.reseed(seed);
+    }
+    let variables = set.variables()?;
+    Ok(fleet::FleetRun::Begin(Box::new(fleet::Begin { plan, variables, agents, wait })))
+}
+
+/// Where the results of a run over agents go.
+pub(crate) struct FleetOutput {
+    pub(crate) out: Option<PathBuf>,
+    pub(crate) no_out: bool,
+    pub(crate) format: Format,
+}
+
+/// Coordinates a run, prints its report and returns the exit code.
+pub(crate) fn run_with_agents(
+    nats: &fleet::NatsArgs,
+    what: fleet::FleetRun,
+    on_loss: Option<LossArg>,
+    views: Views,
+    output: &FleetOutput,
+) -> anyhow::Result<ExitCode> {
+    let on_loss = on_loss.map(|loss| match loss {
         LossArg::Continue => OnAgentLoss::Continue,
         LossArg::Rebalance => OnAgentLoss::Rebalance,
         LossArg::Abort => OnAgentLoss::Abort,
     });
-    let what = match (&flags.resume, flags.agents) {
-        (Some(run), _) => fleet::FleetRun::Resume(fleet::Resume { run: run.clone(), variables }),
-        (None, agents) => {
-            let mut plan = read_source(&args.source, &args.inline, &args.set)?;
-            plan.warnings().iter().for_each(|warning| tell(&format!("warning: {warning}")));
-            plan.tls.insecure |= args.insecure;
-            if let Some(seed) = args.seed.or_else(|| (!plan.has_seed).then(fresh_seed)) {
-                plan.reseed(seed);
-            }
-            let wait = plimsoll_config::values::flag_duration(&flags.wait)
-                .map_err(|why| usage_error(format!("--wait: {why}"), "for example --wait 60s"))?;
-            let agents = usize::from(agents.unwrap_or(1));
-            fleet::FleetRun::Begin(Box::new(fleet::Begin { plan, variables, agents, wait }))
-        }
-    };
+    let out = output.out.as_deref();
     let directory = |plan: &Plan| {
-        if args.no_out { Ok(None) } else { RunDir::create(args.out.as_deref(), plan).map(Some) }
+        if output.no_out { Ok(None) } else { RunDir::create(out, plan).map(Some) }
     };
-    let (finished, interrupted) = fleet::coordinate(&flags.nats, what, on_loss, directory)?;
-    match args.format {
+    let (finished, interrupted) = fleet::coordinate(nats, what, on_loss, views, directory)?;
+    match output.format {
         Format::Text => put(&finished.text())?,
         Format::Json => put(&(finished.summary.to_json() + "\n"))?,
     }
@@ -310,8 +346,14 @@ impl Finished {
         summary: Summary,
         run_dir: Option<String>,
         written: anyhow::Result<()>,
+        aborted: bool,
     ) -> Finished {
-        Finished { summary, aborted: false, run_dir, written, recording: None }
+        Finished { summary, aborted, run_dir, written, recording: None }
+    }
+
+    /// Where the results are, if they could be written.
+    pub(crate) fn results(&self) -> Option<&Path> {
+        self.run_dir.as_deref().filter(|_| self.written.is_ok()).map(Path::new)
     }
 
     /// The report, as wide as stdout is.
@@ -421,8 +463,8 @@ pub(crate) fn run_plan(
         _ = started.send((running.start_facts().started_at, running.control()))
     });
     let mut consumer = Consumer::new(plan, run_dir, views, observers, host, &running);
-    consumer.progress.pipes = announces;
-    while let Some(second) = running.next_second().inspect_err(|_| consumer.progress.end())? {
+    consumer.watch.progress.pipes = announces;
+    while let Some(second) = running.next_second().inspect_err(|_| consumer.watch.progress.end())? {
         consumer.add(second);
     }
     let finished = consumer.finish(running, interrupts.first());

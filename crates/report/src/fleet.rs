@@ -8,20 +8,47 @@
 use crate::objectives::percent;
 use crate::summary::Summary;
 use crate::verdict::MATERIAL;
-use plimsoll_measure::{ErrorClass, Finding, FindingId, Nanos, Severity, Side};
+use plimsoll_measure::{ErrorClass, Finding, FindingId, Nanos, Requests, Severity, Side};
 
 /// An agent's part of a run.
 pub struct AgentPart {
     /// Its name.
     pub name: String,
-    /// The report on its seconds alone; `None` if it sent none.
-    pub summary: Option<Summary>,
+    /// What its seconds alone say; `None` if it sent none.
+    pub own: Option<AgentFigures>,
     /// When its clock started, minus when it should have, in nanoseconds, and the most by which that is off.
     pub skew: Option<(i64, Nanos)>,
     /// The end of its last second, if it was lost.
     pub lost: Option<Nanos>,
     /// Arrivals of its part that are unsent because it was lost.
     pub unsent: u64,
+}
+
+/// What an agent's seconds alone say: the part of a [`Summary`] that a run keeps for each agent. A whole one has megabytes.
+pub struct AgentFigures {
+    requests: Requests,
+    lag_p99: Option<Nanos>,
+    /// CPUs that it used, on average.
+    cpus: f64,
+    valid: bool,
+    /// Of its own side.
+    findings: Vec<Finding>,
+    worker_busy: f64,
+}
+
+impl AgentFigures {
+    /// From the report on an agent's seconds.
+    pub fn of(own: &Summary) -> AgentFigures {
+        let findings = own.verdict.findings.iter().filter(|own| own.side == Side::Generator);
+        AgentFigures {
+            requests: own.all.stats.requests,
+            lag_p99: own.total.lag().quantile(0.99),
+            cpus: own.total.host.cpu.as_secs_f64() / own.total.t.as_secs_f64().max(1e-9),
+            valid: own.verdict.valid,
+            findings: findings.cloned().collect(),
+            worker_busy: own.verdict.headroom.worker_busy,
+        }
+    }
 }
 
 /// An agent in a report.
@@ -62,9 +89,8 @@ impl Summary {
         let bad: f64 = rows.iter().filter(|row| !row.valid).map(|row| row.share).sum();
         let changes = bad > MATERIAL;
         for (part, row) in parts.iter().zip(&rows) {
-            let Some(summary) = &part.summary else { continue };
-            let own = summary.verdict.findings.iter().filter(|own| own.side == Side::Generator);
-            self.verdict.findings.extend(own.map(|finding| {
+            let findings = part.own.iter().flat_map(|own| &own.findings);
+            self.verdict.findings.extend(findings.map(|finding| {
                 let share = percent(row.share);
                 let evidence =
                     format!("agent {} ({share} of the requests): {}", part.name, finding.evidence);
@@ -84,8 +110,7 @@ impl Summary {
             (None, side) => side,
         };
         for part in &parts {
-            let headroom = part.summary.as_ref().map(|own| &own.verdict.headroom);
-            let busy = headroom.map_or(0.0, |own| own.worker_busy);
+            let busy = part.own.as_ref().map_or(0.0, |own| own.worker_busy);
             self.verdict.headroom.worker_busy = self.verdict.headroom.worker_busy.max(busy);
         }
         self.agents = rows;
@@ -94,17 +119,16 @@ impl Summary {
 }
 
 fn row(part: &AgentPart, all: u64) -> AgentRow {
-    let summary = part.summary.as_ref();
-    let requests = summary.map(|own| own.all.stats.requests).unwrap_or_default();
+    let own = part.own.as_ref();
+    let requests = own.map(|own| own.requests).unwrap_or_default();
     AgentRow {
         name: part.name.clone(),
         scheduled: requests.scheduled,
         ok: requests.ok,
         share: requests.scheduled as f64 / all.max(1) as f64,
-        lag_p99: summary.and_then(|own| own.total.lag().quantile(0.99)),
-        cpus: summary
-            .map(|own| own.total.host.cpu.as_secs_f64() / own.total.t.as_secs_f64().max(1e-9)),
-        valid: summary.is_some_and(|own| own.verdict.valid),
+        lag_p99: own.and_then(|own| own.lag_p99),
+        cpus: own.map(|own| own.cpus),
+        valid: own.is_some_and(|own| own.valid),
         skew: part.skew,
         lost: part.lost,
         unsent: part.unsent,

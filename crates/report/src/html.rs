@@ -7,10 +7,12 @@
 //!
 //! # Layout
 //! - `tables`: the figures as tables
+//! - `agents`: the agents of a run over several hosts
 //! - `data`: what the charts are drawn from
 //! - `observed`: examples of log lines, and costs
 //! - `words`: how each figure is defined
 
+mod agents;
 mod data;
 mod observed;
 mod tables;

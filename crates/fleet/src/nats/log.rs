@@ -1,11 +1,13 @@
 //! Appends to the log of a run, and reads it.
 
+use super::backlog::{Backlog, BacklogLimits};
 use super::{ANSWER_MAX, Bus};
 use crate::message::{Entry, LogMessage, encode};
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use bytes::Bytes;
 use futures_util::StreamExt;
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -19,10 +21,16 @@ pub enum Written {
     Stored(LogMessage),
     /// It is not stored yet; the reason. Attempts go on.
     Waiting(String),
+    /// The messages that wait no longer fit into memory; from now on they go to a file.
+    Spooling,
+    /// As many messages wait as may; the reason. What is still written is kept, but it should not be much.
+    Full(String),
+    /// Messages that waited cannot be read back and are lost; nothing more is stored.
+    Broken(String),
 }
 
 /// Appends messages in the order in which they are given. Each is repeated until the server confirms it; the
-/// server recognises a repetition by the message's id.
+/// server recognises a repetition by the message's id. Those that wait are bounded as [`BacklogLimits`] says.
 #[derive(Clone)]
 pub struct LogWriter {
     queue: mpsc::UnboundedSender<LogMessage>,
@@ -38,24 +46,88 @@ impl LogWriter {
 
 impl Bus {
     /// A writer to the log of the run `run`, or of the run that each message names.
-    pub fn writer(&self, run: &str) -> (LogWriter, mpsc::UnboundedReceiver<Written>) {
-        let (queue, mut waiting) = mpsc::unbounded_channel::<LogMessage>();
+    pub fn writer(
+        &self,
+        run: &str,
+        limits: BacklogLimits,
+    ) -> (LogWriter, mpsc::UnboundedReceiver<Written>) {
+        let (queue, waiting) = mpsc::unbounded_channel();
         let (written, results) = mpsc::unbounded_channel();
-        let (bus, run) = (self.clone(), run.to_string());
-        tokio::spawn(async move {
-            while let Some(message) = waiting.recv().await {
-                let (subject, id) = bus.place_of(&run, &message);
-                let payload = Bytes::from(encode(&message));
-                while let Err(why) = bus.store_once(&subject, &id, &payload).await {
-                    let _ = written.send(Written::Waiting(why));
-                    tokio::time::sleep(RETRY).await;
-                }
-                if written.send(Written::Stored(message)).is_err() {
-                    break;
-                }
-            }
-        });
+        let backlog = Backlog::new(limits);
+        let bus = self.clone();
+        tokio::spawn(Writing { bus, run: run.into(), waiting, written, backlog }.run());
         (LogWriter { queue }, results)
+    }
+}
+
+/// A writer's task. It takes messages from its queue at once, so that only the backlog holds those that wait.
+struct Writing {
+    bus: Bus,
+    run: String,
+    waiting: mpsc::UnboundedReceiver<LogMessage>,
+    written: mpsc::UnboundedSender<Written>,
+    backlog: Backlog,
+}
+
+impl Writing {
+    /// Ends with its queue, once everything is stored, or with the process.
+    async fn run(mut self) {
+        loop {
+            let payload = match self.backlog.pop() {
+                Ok(Some(payload)) => payload,
+                Ok(None) => match self.waiting.recv().await {
+                    Some(message) => encode(&message).into(),
+                    None => return,
+                },
+                Err(why) => {
+                    let _ = self.written.send(Written::Broken(why.to_string()));
+                    return;
+                }
+            };
+            let message = LogMessage::decode(&payload).expect("it was encoded here");
+            let (bus, written, run) = (self.bus.clone(), self.written.clone(), self.run.clone());
+            let stored = bus.append(&run, message, &payload, &written);
+            tokio::pin!(stored);
+            let message = loop {
+                tokio::select! {
+                    message = &mut stored => break message,
+                    Some(next) = self.waiting.recv() => self.keep(&next),
+                }
+            };
+            if written.send(Written::Stored(message)).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Keeps a message until those before it are stored.
+    fn keep(&mut self, message: &LogMessage) {
+        let (on_disk, was_full) = (self.backlog.on_disk(), self.backlog.full().is_some());
+        self.backlog.push(encode(message).into());
+        if on_disk == 0 && self.backlog.on_disk() > 0 {
+            let _ = self.written.send(Written::Spooling);
+        }
+        if let (false, Some(why)) = (was_full, self.backlog.full()) {
+            let _ = self.written.send(Written::Full(why.into()));
+        }
+    }
+}
+
+impl Bus {
+    /// Appends a message, with as many attempts as it takes, and returns it.
+    async fn append(
+        &self,
+        run: &str,
+        message: LogMessage,
+        payload: &Bytes,
+        written: &mpsc::UnboundedSender<Written>,
+    ) -> LogMessage {
+        let (subject, id) = self.place_of(run, &message);
+        while let Err(why) = self.store_once(&subject, &id, payload).await {
+            let _ = written.send(Written::Waiting(why));
+            tokio::time::sleep(RETRY).await;
+        }
+        message
     }
 
     /// The subject and the id of a message.
@@ -78,6 +150,10 @@ impl Bus {
     }
 
     async fn store_once(&self, subject: &str, id: &str, payload: &Bytes) -> Result<(), String> {
+        // Else each attempt would wait in the client, too.
+        if !self.is_connected() {
+            return Err("not connected to NATS".into());
+        }
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Msg-Id", id);
         let sent =
@@ -151,6 +227,9 @@ impl Bus {
         events: &mpsc::Sender<LogEvent>,
     ) -> Result<(), String> {
         let config = pull::OrderedConfig {
+            // With a name, the request's subject has the filter, by which a server's permissions tell orders from
+            // the rest of the log. Nobody can guess it, so nobody else can delete the consumer.
+            name: Some(format!("{:016x}", RandomState::new().hash_one(filter))),
             filter_subject: filter.into(),
             deliver_policy: *from,
             ..pull::OrderedConfig::default()

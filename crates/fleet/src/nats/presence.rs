@@ -51,6 +51,7 @@ impl Bus {
         let revision = claim(&store, &announcement).await?;
         let (announced, mut changes) = watch::channel(announcement);
         let (gone, lost) = mpsc::channel(1);
+        let bus = self.clone();
         tokio::spawn(async move {
             let mut revision = Some(revision);
             loop {
@@ -60,6 +61,9 @@ impl Bus {
                     () = gone.closed() => break,
                 }
                 let announcement = changes.borrow_and_update().clone();
+                if !bus.is_connected() {
+                    continue;
+                }
                 if renew(&store, &announcement, &mut revision).await.is_err() {
                     let _ = gone.send(PresenceLost).await;
                     return;

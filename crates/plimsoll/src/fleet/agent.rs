@@ -4,7 +4,9 @@ use super::work::{self, Operator, WorkEvent};
 use super::{NatsArgs, bus_error, runtime, session};
 use crate::{tell, usage_error};
 use plimsoll_engine::Control;
-use plimsoll_fleet::nats::{Bus, HostClock, LogEvent, LogWriter, Written, is_name};
+use plimsoll_fleet::nats::{
+    BacklogLimits, Bus, HostClock, LogEvent, LogWriter, Role, Written, is_name,
+};
 use plimsoll_fleet::{
     Agent, AgentAction, Allowed, Announcement, ClockOffset, LogMessage, Problem, Readiness,
 };
@@ -12,6 +14,7 @@ use plimsoll_host::doctor::{Demand, Observed, blocking, examine};
 use plimsoll_host::{Facts, Source};
 use plimsoll_measure::Nanos;
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -50,6 +53,22 @@ pub(crate) struct AgentArgs {
     /// End after one run
     #[arg(long)]
     once: bool,
+    /// Memory for reports while NATS is away
+    #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = size)]
+    report_memory: u64,
+    /// Disk for reports that do not fit there; when it is full, the agent stops sending
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = size)]
+    report_disk: u64,
+    /// Folder for them [default: the system's for temporary files]
+    #[arg(long, value_name = "DIR")]
+    report_dir: Option<PathBuf>,
+    /// End, as on Ctrl-C, when stdin is closed: its parent has ended.
+    #[arg(long, hide = true)]
+    supervised: bool,
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    plimsoll_config::values::size(text)
 }
 
 /// Runs an agent until it is stopped.
@@ -86,9 +105,33 @@ pub(crate) fn run(args: &AgentArgs) -> anyhow::Result<ExitCode> {
             "use at most 64 letters, digits, - and _",
         ));
     }
+    let folder = args.report_dir.clone().unwrap_or_else(std::env::temp_dir);
+    if !folder.is_dir() {
+        return Err(usage_error(
+            format!("--report-dir {} is not a directory", folder.display()),
+            "",
+        ));
+    }
+    let limits = BacklogLimits {
+        memory: usize::try_from(args.report_memory).unwrap_or(usize::MAX),
+        disk: args.report_disk,
+        folder,
+    };
+    if args.supervised {
+        end_with_stdin();
+    }
     plimsoll_host::raise_descriptor_limit();
     let operator = Operator { allowed, variables, clock: HostClock::start() };
-    runtime()?.block_on(serve(args, name, labels, Arc::new(operator)))
+    runtime()?.block_on(serve(args, name, labels, Arc::new(operator), limits))
+}
+
+/// Signals this process when its stdin is closed.
+fn end_with_stdin() {
+    std::thread::spawn(|| {
+        // A read error is an end, too.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGTERM);
+    });
 }
 
 /// The host's name as an agent's.
@@ -109,9 +152,10 @@ async fn serve(
     name: String,
     labels: BTreeMap<String, String>,
     operator: Arc<Operator>,
+    limits: BacklogLimits,
 ) -> anyhow::Result<ExitCode> {
     let session = session();
-    let (bus, mut connection) = args.nats.connect(&format!("plimsoll agent {name}")).await?;
+    let (bus, mut connection) = args.nats.connect(Role::Agent(name.clone())).await?;
     // Orders are read from before the announcement on.
     let mut orders = bus.read_orders();
     let announcement = Announcement {
@@ -125,7 +169,7 @@ async fn serve(
         run: None,
     };
     let mut presence = bus.announce(announcement).await.map_err(bus_error)?;
-    let (writer, mut written) = bus.writer("");
+    let (writer, mut written) = bus.writer("", limits);
     let (events, mut work) = unbounded_channel();
     let (measured, mut offsets) = unbounded_channel();
     let mut process = Process {
@@ -159,12 +203,7 @@ async fn serve(
                 },
                 LogEvent::Trouble(why) => { tell(&format!("warning: {why}")); Vec::new() }
             },
-            Some(done) = written.recv() => {
-                if let Written::Stored(LogMessage::Report(report)) = done {
-                    process.agent.stored(&report.run, report.number);
-                }
-                Vec::new()
-            }
+            Some(done) = written.recv() => process.on_written(done)?,
             Some(event) = work.recv() => process.on_work(event),
             Some(offset) = offsets.recv() => process.on_offset(offset),
             Some(said) = connection.recv() => { tell(&said); Vec::new() }
@@ -226,6 +265,27 @@ impl Process {
             let _ =
                 done.send(offset.map_err(|why| Problem { message: why.message, hint: why.hint }));
         });
+    }
+
+    fn on_written(&mut self, written: Written) -> anyhow::Result<Vec<AgentAction>> {
+        match written {
+            Written::Stored(LogMessage::Report(report)) => {
+                self.agent.stored(&report.run, report.number);
+            }
+            Written::Stored(_) | Written::Waiting(_) => {}
+            Written::Spooling => {
+                tell("reports that NATS does not take are kept on disk until it does");
+            }
+            Written::Full(why) => {
+                tell(&format!("the agent stops sending: {why}"));
+                return Ok(self.agent.full());
+            }
+            Written::Broken(why) => {
+                self.control.iter().for_each(Control::stop);
+                anyhow::bail!("cannot read back the reports that were kept on disk: {why}");
+            }
+        }
+        Ok(Vec::new())
     }
 
     fn on_work(&mut self, event: WorkEvent) -> Vec<AgentAction> {

@@ -2,6 +2,7 @@
 
 use super::{NatsArgs, bus_error, runtime};
 use crate::put;
+use plimsoll_fleet::nats::Role;
 use plimsoll_fleet::{Announcement, WireError};
 use serde_json::json;
 use std::process::ExitCode;
@@ -32,7 +33,7 @@ enum Format {
 /// Lists the agents.
 pub(crate) fn run(args: &AgentsArgs) -> anyhow::Result<ExitCode> {
     runtime()?.block_on(async {
-        let (bus, _connection) = args.nats.connect("plimsoll agents").await?;
+        let (bus, _connection) = args.nats.connect(Role::Viewer).await?;
         loop {
             let agents = bus.agents().await.map_err(bus_error)?;
             put(&match args.format {

@@ -1,20 +1,22 @@
 //! The coordinator of a run over several agents: finds them, orders them to start, and collects their seconds.
 
 use super::plan::SentPlan;
-use super::result::{self, AgentFiles};
+use super::result::{self, AgentFiles, End, Live};
+use super::scrapes::Scrapes;
 use super::{NatsArgs, bus_error, runtime, session};
-use crate::run::{Finished, Progress};
+use crate::run::{Finished, Views, Watch};
 use crate::run_dir::RunDir;
 use crate::{tell, usage_error};
 use plimsoll_config::Variables;
-use plimsoll_fleet::nats::{Bus, HostClock, LogEvent, LogWriter, Written};
+use plimsoll_fleet::nats::{
+    BacklogLimits, Bus, HostClock, LogEvent, LogWriter, Role, STREAM_BYTES_MAX, Written,
+};
 use plimsoll_fleet::{
     AgentLabels, Announcement, Choice, Coordinator, CoordinatorAction, LogMessage, Outcome, choose,
     parts,
 };
-use plimsoll_measure::{Nanos, WallClock};
-use plimsoll_plan::{OnAgentLoss, Plan};
-use plimsoll_report::progress;
+use plimsoll_measure::{Nanos, StartFacts, WallClock};
+use plimsoll_plan::{OnAgentLoss, Plan, SecretsFrom};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -58,31 +60,38 @@ pub(crate) fn coordinate(
     nats: &NatsArgs,
     what: FleetRun,
     on_loss: Option<OnAgentLoss>,
+    views: Views,
     run_dir: impl FnOnce(&Plan) -> anyhow::Result<Option<RunDir>>,
 ) -> anyhow::Result<(Finished, bool)> {
+    // A file for each agent.
+    plimsoll_host::raise_descriptor_limit();
     runtime()?.block_on(async {
-        let (bus, mut connection) = nats.connect("plimsoll coordinator").await?;
+        let (bus, mut connection) = nats.connect(Role::Coordinator).await?;
         let clock = HostClock::start();
         let begun = match what {
             FleetRun::Begin(begin) => start(&bus, *begin, on_loss, clock).await?,
             FleetRun::Resume(resume) => continue_run(&bus, resume, clock).await?,
         };
-        let Begun { run, plan, coordinator, is_new } = begun;
+        let Begun { run, plan, coordinator, is_new, begins } = begun;
         let dir = run_dir(&plan)?;
         let files = AgentFiles::create(dir.as_ref())?;
-        let (writer, mut written) = bus.writer(&run);
+        let (writer, mut written) = bus.writer(&run, BacklogLimits::default());
         let mut log = bus.read_run(&run);
+        let start =
+            StartFacts { started_at: WallClock::now(), cpus: 0, workers: 0, forced: Vec::new() };
+        let scrapes = Scrapes::start(&plan, &start)?;
         let mut process = Process {
-            plan: plan.clone(),
             coordinator,
             writer,
             files,
-            live: result::Live::new(&plan),
-            progress: Progress::new(),
+            live: Live::new(&plan),
+            watch: Watch::new(&plan, views, start, dir.as_ref().map(RunDir::path)),
+            scrapes,
             outcome: None,
         };
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
+        tell(&begins);
         let mut tick = tokio::time::interval(DECIDE_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut replayed, mut stops, mut complained) = (is_new, 0, None);
@@ -102,7 +111,8 @@ pub(crate) fn coordinate(
                         process.say(&format!("waiting for NATS: {why}"));
                         complained = Some(why);
                     }
-                    Written::Waiting(_) => {}
+                    Written::Waiting(_) | Written::Spooling | Written::Full(_) => {}
+                    Written::Broken(why) => anyhow::bail!("cannot keep orders for NATS: {why}"),
                 },
                 Some(said) = connection.recv() => process.say(&said),
                 _ = interrupt.recv() => { stops += 1; process.stop(stops); }
@@ -115,23 +125,29 @@ pub(crate) fn coordinate(
                 }
             }
         }
-        process.progress.end();
+        process.watch.progress.end();
         match process.outcome.take().expect("the loop has ended") {
             Outcome::Ran => {}
             other => {
                 dir.iter().for_each(RunDir::discard);
                 if matches!(other, Outcome::Refused(_)) {
-                    let _ = bus.delete_plan(&run).await;
+                    // Errors are ignored: it expires.
+                    let _ = bus.forget(&run).await;
                 }
                 return Err(not_run(&run, other));
             }
         }
         let interrupted = stops > 0;
-        let finished =
-            result::finish(&plan, &process.coordinator, process.files, dir, interrupted)?;
-        // Another coordinator could not report again without it, so it stays unless it holds secrets.
-        if plan.fleet.secrets == plimsoll_plan::SecretsFrom::Coordinator {
-            bus.delete_plan(&run).await.map_err(bus_error)?;
+        if let Some(scrapes) = process.scrapes.take() {
+            scrapes.finish(&mut process.files)?;
+        }
+        let end = End { interrupted, objective: process.watch.aborted() };
+        let finished = result::finish(&plan, &process.coordinator, process.files, dir, end)?;
+        process.watch.end(&finished.summary, finished.results());
+        // The results are in the run directory. Without one, or if it could not be written, another coordinator
+        // can make the report again.
+        if finished.results().is_some() || plan.fleet.secrets == SecretsFrom::Coordinator {
+            bus.forget(&run).await.map_err(bus_error)?;
         }
         Ok((finished, interrupted))
     })
@@ -173,6 +189,8 @@ struct Begun {
     plan: Arc<Plan>,
     coordinator: Coordinator,
     is_new: bool,
+    /// What the user is told once signals are handled.
+    begins: String,
 }
 
 async fn start(
@@ -185,14 +203,10 @@ async fn start(
     if let Some(on_loss) = on_loss {
         plan.fleet.on_agent_loss = on_loss;
     }
-    if !plan.scrapes.is_empty() {
-        tell(
-            "warning: [[scrape]] is ignored: a run over several agents does not read other processes yet",
-        );
-    }
     if !plan.logs.is_empty() {
         tell("warning: [[log]] is ignored: agents read no files and run no commands for others");
     }
+    too_long(&plan, agents).iter().for_each(|warning| tell(warning));
     let sent = SentPlan::of(&plan, &variables)?;
     let chosen = wait_for_agents(bus, &plan, agents, wait).await?;
     let labels: Vec<AgentLabels> = chosen
@@ -206,18 +220,34 @@ async fn start(
     bus.put_plan(&run, &sent.encode()).await.map_err(bus_error)?;
     bus.answer_clock(&run, clock).await.map_err(bus_error)?;
     let names: Vec<&str> = chosen.iter().map(|own| own.name.as_str()).collect();
-    tell(&format!(
+    let begins = format!(
         "run {run} over {}: {}",
         plimsoll_measure::units::counted(chosen.len() as u64, "agent"),
         names.join(", ")
-    ));
+    );
     let members = chosen.iter().zip(parts);
     let members = members
         .map(|(own, part)| (own.name.clone(), own.session.clone(), own.labels.clone(), part))
         .collect();
     let plan = Arc::new(plan);
     let coordinator = Coordinator::begin(run.clone(), session, plan.clone(), members);
-    Ok(Begun { run, plan, coordinator, is_new: true })
+    Ok(Begun { run, plan, coordinator, is_new: true, begins })
+}
+
+/// Bytes of a second of an agent: 1,200 for each target at 500/s, measured with four.
+const SECOND_BYTES: u64 = 1200;
+
+/// A warning if NATS would not keep all reports of a run.
+fn too_long(plan: &Plan, agents: usize) -> Option<String> {
+    let seconds = plan.planned_end()?.0.div_ceil(1_000_000_000);
+    let bytes = agents as u64 * seconds * SECOND_BYTES * plan.targets.len() as u64;
+    (bytes > STREAM_BYTES_MAX).then(|| {
+        format!(
+            "warning: the agents' reports will have about {} MiB, and NATS keeps {} MiB of a tenant's runs: it will refuse the rest, and agents stop when their own disks have no room (--report-disk). Use fewer agents or a shorter run",
+            bytes >> 20,
+            STREAM_BYTES_MAX >> 20
+        )
+    })
 }
 
 /// Waits until enough free agents of this version fit the plan.
@@ -292,24 +322,24 @@ async fn continue_run(bus: &Bus, resume: Resume, clock: HostClock) -> anyhow::Re
     let plan = sent.read(variables.leave_unset()).map_err(|why| usage_error(why, ""))?;
     let plan = Arc::new(plan);
     bus.answer_clock(&run, clock).await.map_err(bus_error)?;
-    tell(&format!("resuming the run {run}"));
+    let begins = format!("resuming the run {run}");
     let coordinator = Coordinator::resume(run.clone(), session(), plan.clone());
-    Ok(Begun { run, plan, coordinator, is_new: false })
+    Ok(Begun { run, plan, coordinator, is_new: false, begins })
 }
 
-struct Process {
-    plan: Arc<Plan>,
+struct Process<'p> {
     coordinator: Coordinator,
     writer: LogWriter,
     files: AgentFiles,
-    live: result::Live,
-    progress: Progress,
+    live: Live,
+    watch: Watch<'p>,
+    scrapes: Option<Scrapes>,
     outcome: Option<Outcome>,
 }
 
-impl Process {
+impl Process<'_> {
     fn say(&mut self, text: &str) {
-        self.progress.end();
+        self.watch.progress.end();
         tell(text);
     }
 
@@ -334,23 +364,37 @@ impl Process {
                     self.writer.write(message);
                 }
                 CoordinatorAction::Header(member, line) => {
-                    self.live.header(member, &line);
-                    self.files.add(member, &self.coordinator.members()[member].name, &line)?;
+                    if let Some(header) = self.live.header(member, &line) {
+                        self.watch.start.cpus += header.cpus;
+                        self.watch.start.workers += header.workers;
+                    }
+                    self.keep(member, &line)?;
                 }
                 CoordinatorAction::Second(member, t, line) => {
-                    self.files.add(member, &self.coordinator.members()[member].name, &line)?;
+                    self.keep(member, &line)?;
                     self.live.second(member, t, &line);
-                    let stopped = self.coordinator.stop_level() > 0;
-                    for (second, total, since) in self.live.complete(self.coordinator.members()) {
-                        let parts = progress(&self.plan, &second, &total, since, stopped);
-                        self.progress.show(&parts);
-                    }
+                    self.show_complete()?;
                 }
-                CoordinatorAction::EndLine(member, line) => {
-                    self.files.add(member, &self.coordinator.members()[member].name, &line)?;
-                }
+                CoordinatorAction::EndLine(member, line) => self.keep(member, &line)?,
                 CoordinatorAction::Note(note) => self.say(&note),
                 CoordinatorAction::Finished(outcome) => self.outcome = Some(outcome),
+            }
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, member: usize, line: &str) -> anyhow::Result<()> {
+        self.files.add(member, &self.coordinator.members()[member].name, line)
+    }
+
+    /// Shows the seconds that are complete now, with what other processes' metrics say, and judges them.
+    fn show_complete(&mut self) -> anyhow::Result<()> {
+        for mut second in self.live.complete(self.coordinator.members()) {
+            if let Some(scrapes) = &mut self.scrapes {
+                scrapes.add_to(&mut second, &mut self.files)?;
+            }
+            if self.watch.add(&second, self.coordinator.stop_level() > 0) {
+                self.coordinator.stop();
             }
         }
         Ok(())

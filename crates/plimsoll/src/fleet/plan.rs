@@ -89,7 +89,7 @@ impl SentPlan {
 }
 
 /// The names in `${NAME}` and `${NAME:-default}`.
-fn placeholders(text: &str) -> Vec<String> {
+pub(super) fn placeholders(text: &str) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for part in text.split("${").skip(1) {
         let name: String =

@@ -9,16 +9,19 @@ use crate::run::Finished;
 use crate::run_dir::RunDir;
 use crate::tell;
 use anyhow::Context;
-use plimsoll_fleet::{Coordinator, Member, join, unsent};
+use plimsoll_fleet::{Coordinator, Member, join, join_agent, unsent};
 use plimsoll_host::Source;
 use plimsoll_measure::wire::{Header, Reader, second_of};
 use plimsoll_measure::{Nanos, RunFacts, Snapshot, StartFacts, WallClock};
 use plimsoll_plan::Plan;
-use plimsoll_report::{AgentPart, Fold};
+use plimsoll_report::{AgentFigures, AgentPart, Fold};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufReader, Write};
 use std::path::PathBuf;
+
+/// The place of what the coordinator has scraped, after all agents.
+pub(super) const SCRAPES: usize = usize::MAX;
 
 /// The files of the agents' lines.
 pub(super) struct AgentFiles {
@@ -71,7 +74,7 @@ impl Drop for AgentFiles {
 
 /// The seconds so far, for the progress line: those that all agents have reported.
 pub(super) struct Live {
-    total: Snapshot,
+    blank: Snapshot,
     headers: BTreeMap<usize, Header>,
     /// By the number of the second.
     seconds: BTreeMap<u64, Snapshot>,
@@ -84,17 +87,19 @@ const BEHIND_MAX: u64 = 3;
 impl Live {
     pub(super) fn new(plan: &Plan) -> Live {
         Live {
-            total: plan.blank_snapshot(),
+            blank: plan.blank_snapshot(),
             headers: BTreeMap::new(),
             seconds: BTreeMap::new(),
             shown: 0,
         }
     }
 
-    pub(super) fn header(&mut self, member: usize, line: &str) {
+    /// Reads an agent's first line.
+    pub(super) fn header(&mut self, member: usize, line: &str) -> Option<&Header> {
         let text = format!("{line}\n");
-        let header = Reader::new(text.as_bytes()).ok().map(|reader| reader.header().clone());
-        header.into_iter().for_each(|header| _ = self.headers.insert(member, header));
+        let header = Reader::new(text.as_bytes()).ok()?.header().clone();
+        self.headers.insert(member, header);
+        self.headers.get(&member)
     }
 
     pub(super) fn second(&mut self, member: usize, t: Nanos, line: &str) {
@@ -103,17 +108,13 @@ impl Live {
             return;
         };
         if let Ok(own) = second_of(line, header) {
-            match self.seconds.entry(number) {
-                std::collections::btree_map::Entry::Vacant(free) => _ = free.insert(own),
-                std::collections::btree_map::Entry::Occupied(mut known) => {
-                    known.get_mut().join(&own)
-                }
-            }
+            let blank = &self.blank;
+            join_agent(self.seconds.entry(number).or_insert_with(|| blank.clone()), &own);
         }
     }
 
-    /// The seconds that are complete now, each with the total up to it and when it began.
-    pub(super) fn complete(&mut self, members: &[Member]) -> Vec<(Snapshot, Snapshot, Nanos)> {
+    /// The seconds that are complete now.
+    pub(super) fn complete(&mut self, members: &[Member]) -> Vec<Snapshot> {
         use plimsoll_fleet::MemberState;
         let running = members.iter().filter(|own| own.state == MemberState::Running);
         let slowest = running.map(|own| own.t.0 / 1_000_000_000).min().unwrap_or(u64::MAX);
@@ -124,14 +125,19 @@ impl Live {
             if number > slowest && number + BEHIND_MAX > newest {
                 break;
             }
-            let second = first.remove();
-            let since = self.total.t;
-            self.total.append(&second);
+            complete.push(first.remove());
             self.shown = number;
-            complete.push((second, self.total.clone(), since));
         }
         complete
     }
+}
+
+/// Why a run ended before its planned end, if it did.
+pub(super) struct End {
+    /// Whether its user stopped it.
+    pub(super) interrupted: bool,
+    /// The objective that stopped it.
+    pub(super) objective: Option<String>,
 }
 
 /// Makes the report and writes the results.
@@ -140,53 +146,55 @@ pub(super) fn finish(
     coordinator: &Coordinator,
     files: AgentFiles,
     run_dir: Option<RunDir>,
-    interrupted: bool,
+    end: End,
 ) -> anyhow::Result<Finished> {
     let members = coordinator.members();
-    let mut lost: BTreeMap<u64, Snapshot> = BTreeMap::new();
-    let (mut parts, mut facts) = (Vec::new(), Vec::new());
+    let aborted = end.objective.is_some();
+    let mut of_all = OfAll { aborted, ..OfAll::default() };
+    let mut facts = Vec::new();
     for (place, member) in members.iter().enumerate() {
-        let mut reported = plan.blank_snapshot();
         let mut fold = Fold::new(plan);
         let mut own = None;
         if let Some(mut reader) = files.reader(place)? {
             while let Some(second) = reader.next_second()? {
-                reported.append(&second);
                 fold.add(&second);
             }
             let by = "the loss of its agent";
             let start = reader.header().start_facts();
-            let facts = reader.facts().cloned().unwrap_or_else(|| {
-                RunFacts::of_unfinished(start, plan.warmup, (None, reported.t), by)
-            });
-            own = Some(facts);
+            own = Some(reader.facts().cloned().unwrap_or_else(|| {
+                RunFacts::of_unfinished(start, plan.warmup, (None, fold.total().t), by)
+            }));
         }
-        let summary = own.clone().map(|facts| fold.finish(facts));
-        facts.extend(own);
         let mut missing = 0;
         if member.is_lost() {
-            for (second, counts) in unsent(plan, &member.owned, &reported, coordinator.stopped_at())
-            {
+            let stopped_at = coordinator.stopped_at();
+            for (second, counts) in unsent(plan, &member.owned, fold.total(), stopped_at) {
                 missing += counts.total().requests.unsent;
-                match lost.entry(second) {
-                    std::collections::btree_map::Entry::Vacant(free) => _ = free.insert(counts),
-                    std::collections::btree_map::Entry::Occupied(mut known) => {
-                        known.get_mut().join(&counts)
-                    }
-                }
+                of_all.lost.entry(second).and_modify(|sum| sum.join(&counts)).or_insert(counts);
             }
         }
-        parts.push(AgentPart {
+        facts.extend(own.clone());
+        of_all.parts.push(AgentPart {
             name: member.name.clone(),
-            summary,
+            own: own.map(|facts| AgentFigures::of(&fold.finish(facts))),
             skew: member.skew,
             lost: member.is_lost().then_some(member.t),
             unsent: missing,
         });
     }
-    let facts = facts_of_all(plan, coordinator, &facts, interrupted);
-    let (summary, written, path) = write(plan, members, &files, run_dir, &lost, facts, parts)?;
-    Ok(Finished::of_fleet(summary, path, written))
+    let facts = facts_of_all(plan, coordinator, &facts, end);
+    let (summary, written, path) = write(plan, members, &files, run_dir, facts, of_all)?;
+    Ok(Finished::of_fleet(summary, path, written, aborted))
+}
+
+/// What the report has besides the agents' seconds.
+#[derive(Default)]
+struct OfAll {
+    /// Arrivals of lost agents, by second.
+    lost: BTreeMap<u64, Snapshot>,
+    parts: Vec<AgentPart>,
+    /// Whether an objective stopped the run.
+    aborted: bool,
 }
 
 type Written = (plimsoll_report::Summary, anyhow::Result<()>, Option<String>);
@@ -196,10 +204,10 @@ fn write(
     members: &[Member],
     files: &AgentFiles,
     mut run_dir: Option<RunDir>,
-    lost: &BTreeMap<u64, Snapshot>,
     facts: RunFacts,
-    parts: Vec<AgentPart>,
+    of_all: OfAll,
 ) -> anyhow::Result<Written> {
+    let OfAll { lost, parts, aborted } = of_all;
     let mut host = HostFile::at_start(&Source::host(), &[]);
     if let Some(dir) = &mut run_dir {
         let start = StartFacts {
@@ -211,11 +219,11 @@ fn write(
         dir.begin(plan, &start, &host).iter().for_each(|warning| tell(warning));
     }
     let mut readers = Vec::new();
-    for place in 0..members.len() {
+    for place in (0..members.len()).chain([SCRAPES]) {
         readers.extend(files.reader(place)?);
     }
     let mut fold = Fold::new(plan).charted();
-    let joined = join(&mut readers, lost, &plan.blank_snapshot(), |second| {
+    let joined = join(&mut readers, &lost, &plan.blank_snapshot(), |second| {
         fold.add(second);
         run_dir.iter_mut().filter_map(|dir| dir.add(second)).for_each(|warning| tell(&warning));
     });
@@ -223,17 +231,12 @@ fn write(
     let summary = fold.finish(facts).with_agents(parts);
     let path = run_dir.as_ref().map(|dir| dir.path().display().to_string());
     host.end(&Source::host());
-    let written = run_dir.map_or(Ok(()), |dir| dir.finish(plan, &summary, false, &host).0);
+    let written = run_dir.map_or(Ok(()), |dir| dir.finish(plan, &summary, aborted, &host).0);
     Ok((summary, written, path))
 }
 
 /// The facts of the whole run from those of the agents.
-fn facts_of_all(
-    plan: &Plan,
-    coordinator: &Coordinator,
-    agents: &[RunFacts],
-    interrupted: bool,
-) -> RunFacts {
+fn facts_of_all(plan: &Plan, coordinator: &Coordinator, agents: &[RunFacts], end: End) -> RunFacts {
     let max = |of: fn(&RunFacts) -> Nanos| agents.iter().map(of).max().unwrap_or_default();
     let start = coordinator.start_at().unwrap_or_default();
     let stopped = coordinator.stop_level() > 0;
@@ -243,8 +246,11 @@ fn facts_of_all(
         drain: max(|own| own.drain),
         warmup: plan.warmup.min(max(|own| own.warmup)),
         cut_short: stopped && agents.iter().any(|own| own.cut_short),
-        stopped_by: stopped
-            .then(|| if interrupted { "Ctrl-C".into() } else { "the loss of an agent".into() }),
+        stopped_by: stopped.then(|| match end {
+            End { objective: Some(that), .. } => that,
+            End { interrupted: true, .. } => "Ctrl-C".into(),
+            _ => "the loss of an agent".into(),
+        }),
         cpus: agents.iter().map(|own| own.cpus).sum(),
         workers: agents.iter().map(|own| own.workers).sum(),
         forced: Vec::new(),

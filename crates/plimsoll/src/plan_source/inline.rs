@@ -10,7 +10,7 @@ use std::path::Path;
 const PATH_MAX: usize = 4096;
 
 /// Flags that define a plan without a file.
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 #[command(next_help_heading = "Without a plan file")]
 pub(crate) struct InlineArgs {
     /// Send to this URL, like the argument URL

@@ -28,11 +28,6 @@ pub(crate) struct ViewArgs {
 }
 
 impl ViewArgs {
-    /// Whether any view is asked for.
-    pub(super) fn any(&self) -> bool {
-        self.tui || self.live.is_some()
-    }
-
     /// Gives back a plan that follows `--live`.
     pub(super) fn give_back(&mut self, source: &mut SourceArgs) {
         if let Some(address) = &mut self.live {

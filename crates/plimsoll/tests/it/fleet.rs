@@ -1,11 +1,27 @@
 //! Runs over several agents on loopback, through a real nats-server.
+//!
+//! # Layout
+//! - `local`: `plimsoll fleet`
+//! - `outage`: NATS is away while agents send
+//! - `security`: credentials, TLS, and the permissions of deploy/nats/
+//! - `refusals`: what is not there or not allowed
+//! - `resuming`: a coordinator is replaced, and drains all agents
+//! - `views`: metrics, scrapes and objectives of a run over agents
+
+mod local;
+mod outage;
+mod refusals;
+mod resuming;
+mod security;
+mod views;
 
 use crate::cache::until;
 use crate::gateway::Process;
 use crate::run::{Folder, command};
 use nix::sys::signal::Signal;
 use plimsoll_sim::{Service, Settings, Sim};
-use serde_json::Value;
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 
@@ -13,22 +29,57 @@ use std::process::{Child, Command, Stdio};
 struct Nats {
     child: Child,
     url: String,
+    /// For those who connect, and for the server itself.
+    environment: Vec<(String, String)>,
+    arguments: Vec<String>,
     _folder: Folder,
 }
 
 impl Nats {
     fn start() -> Nats {
+        Nats::start_with("nats", &["-js"], &[])
+    }
+
+    fn start_with(scheme: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Nats {
         let folder = Folder::new();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let child = Command::new("nats-server")
-            .args(["-a", "127.0.0.1", "-p", &port.to_string(), "-js", "-sd"])
-            .arg(folder.path())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("nats-server, which scripts/test installs");
-        let nats = Nats { child, url: format!("nats://127.0.0.1:{port}"), _folder: folder };
-        until("nats-server listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        let own = ["-a", "127.0.0.1", "-p", &port.to_string(), "-sd"].map(String::from);
+        let mut all: Vec<String> = own.to_vec();
+        all.push(folder.path().to_str().unwrap().into());
+        all.extend(arguments.iter().map(|text| text.to_string()));
+        let environment =
+            environment.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+        let environment: Vec<(String, String)> = environment.collect();
+        let url = format!("{scheme}://127.0.0.1:{port}");
+        let child = Nats::spawn(&all, &environment);
+        let nats = Nats { child, url, environment, arguments: all, _folder: folder };
+        nats.wait();
         nats
+    }
+
+    fn spawn(arguments: &[String], environment: &[(String, String)]) -> Child {
+        let mut command = Command::new("nats-server");
+        command.args(arguments).envs(environment.iter().cloned()).stderr(Stdio::null());
+        command.spawn().expect("nats-server, which scripts/test installs")
+    }
+
+    fn address(&self) -> &str {
+        self.url.rsplit_once('/').unwrap().1
+    }
+
+    fn wait(&self) {
+        until("nats-server listens", || TcpStream::connect(self.address()).is_ok());
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// The same server with the same files.
+    fn start_again(&mut self) {
+        self.child = Nats::spawn(&self.arguments, &self.environment);
+        self.wait();
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -38,8 +89,12 @@ impl Nats {
     }
 
     fn agent(&self, name: &str, label: &str, allow: &str) -> Process {
+        self.agent_with(name, label, allow, &[])
+    }
+
+    fn agent_with(&self, name: &str, label: &str, allow: &str, more: &[&str]) -> Process {
         let args = ["agent", "--name", name, "--label", label, "--allow", allow];
-        let agent = Process::spawn(self.command(&args));
+        let agent = Process::spawn(self.command(&[&args[..], more].concat()));
         agent.wait_for("waits for orders");
         agent
     }
@@ -49,6 +104,36 @@ impl Drop for Nats {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A connection in NATS's text protocol.
+struct Raw(BufReader<TcpStream>);
+
+impl Raw {
+    fn connect(nats: &Nats, user: &str) -> Raw {
+        let mut raw = Raw(BufReader::new(TcpStream::connect(nats.address()).unwrap()));
+        let connect = json!({ "verbose": false, "user": user, "pass": format!("{user}-password") });
+        assert_eq!(raw.errors(&format!("CONNECT {connect}\r\n")), Vec::<String>::new());
+        raw
+    }
+
+    /// What the server objects to in these lines.
+    fn errors(&mut self, lines: &str) -> Vec<String> {
+        self.0.get_mut().write_all(format!("{lines}PING\r\n").as_bytes()).unwrap();
+        let (mut errors, mut line) = (Vec::new(), String::new());
+        while self.0.read_line(&mut line).unwrap() > 0 && !line.starts_with("PONG") {
+            errors.extend(line.strip_prefix("-ERR ").map(|error| error.trim().to_string()));
+            line.clear();
+        }
+        errors
+    }
+
+    fn may_publish(&mut self, subject: &str) -> bool {
+        let errors = self.errors(&format!("PUB {subject} 2\r\n{{}}\r\n"));
+        let refused = format!("Permissions Violation for Publish to \"{subject}\"");
+        assert!(errors.iter().all(|error| error.contains(&refused)), "{errors:?}");
+        errors.is_empty()
     }
 }
 
@@ -108,6 +193,10 @@ fn agents_send_their_streams_and_the_sum_is_exact() {
         let bound = row(name)["start_skew_bound_ns"].as_u64().unwrap();
         // Both measurements of the offset are off by at most their bound.
         assert!(skew < 2 * bound + 50_000_000, "{name}: {skew} ± {bound} ns");
+    }
+    let documented = include_str!("../../../../docs/summary.md");
+    for field in rows[0].as_object().unwrap().keys() {
+        assert!(documented.contains(&format!("`agents[].{field}`")), "{field} is not documented");
     }
     // The run directory reads like any other.
     let report = command(&["report", out, "--format", "json"]).output().unwrap();
@@ -186,39 +275,4 @@ fn a_killed_agent_is_lost_and_its_requests_are_counted() {
     );
     assert!(received(&address) >= count("/requests/sent"));
     assert_eq!(done.status.code(), Some(98), "the plan was not held");
-}
-
-#[test]
-fn what_an_agent_may_not_or_cannot_do_is_refused_before_anything_is_sent() {
-    let (nats, sim) = (Nats::start(), sim(&["eth", "boba"]));
-    let address = sim.address().to_string();
-    let _agents =
-        [nats.agent("one", "chain=eth", &address), nats.agent("two", "chain=boba", "elsewhere:1")];
-    let folder = Folder::new();
-    let file = folder.file("plan.toml", plan(&address, "1s"));
-    let check = |args: &[&str], expected: &[&str]| {
-        let done = nats.command(&[&["run", &file, "--no-out"], args].concat()).output().unwrap();
-        let stderr = String::from_utf8_lossy(&done.stderr);
-        assert_eq!(done.status.code(), Some(2), "{stderr}");
-        expected
-            .iter()
-            .for_each(|text| assert!(stderr.contains(text), "no \"{text}\" in\n{stderr}"));
-    };
-    check(
-        &["--agents", "2"],
-        &[&format!("two: target {address} is not allowed"), "nothing was sent"],
-    );
-    check(&["--agents", "3", "--wait", "1s"], &["2 of 3 agents are there"]);
-    check(&["--resume", "no-such-run"], &["cannot read the plan of the run no-such-run"]);
-    let other = plan(&address, "1s").replace("\"boba\" }", "\"kava\" }");
-    folder.file("plan.toml", other);
-    check(&["--agents", "2", "--wait", "1s"], &["no agent for stream \"boba\" (chain=kava)"]);
-    let nowhere = ["agents", "--nats", "nats://127.0.0.1:1"];
-    let done = command(&nowhere).output().unwrap();
-    let stderr = String::from_utf8_lossy(&done.stderr);
-    assert!(stderr.contains("cannot reach NATS at nats://127.0.0.1:1"), "{stderr}");
-    let same = nats.command(&["agent", "--name", "one", "--allow", &address]).output().unwrap();
-    let stderr = String::from_utf8_lossy(&same.stderr);
-    assert!(stderr.contains("another agent named \"one\" is running"), "{stderr}");
-    assert_eq!(received(&address), 0);
 }

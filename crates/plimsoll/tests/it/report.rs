@@ -283,6 +283,7 @@ fn every_field_of_the_summary_is_documented() {
             "messages.",
             "logs[].",
             "cost.",
+            "agents[].",
         ]
         .iter()
         .any(|start| field.starts_with(start))

@@ -29,32 +29,37 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// A CA, and certificates of a server and of a client by it: NAME.pem and NAME.key.
+pub(crate) fn certificates(folder: &Folder) {
+    openssl(
+        folder,
+        "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=ca",
+    );
+    folder.file(
+        "server.ext",
+        "subjectAltName=DNS:gateway.test,IP:127.0.0.1\nbasicConstraints=CA:FALSE\n",
+    );
+    folder.file("client.ext", "basicConstraints=CA:FALSE\nextendedKeyUsage=clientAuth\n");
+    for name in ["server", "client"] {
+        openssl(
+            folder,
+            &format!(
+                "req -newkey rsa:2048 -nodes -keyout {name}.key -out {name}.csr -subj /CN={name}"
+            ),
+        );
+        openssl(
+            folder,
+            &format!(
+                "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out {name}.pem -days 2 -extfile {name}.ext"
+            ),
+        );
+    }
+}
+
 impl Nginx {
     fn start() -> Nginx {
         let folder = Folder::new();
-        openssl(
-            &folder,
-            "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=ca",
-        );
-        folder.file(
-            "server.ext",
-            "subjectAltName=DNS:gateway.test,IP:127.0.0.1\nbasicConstraints=CA:FALSE\n",
-        );
-        folder.file("client.ext", "basicConstraints=CA:FALSE\nextendedKeyUsage=clientAuth\n");
-        for name in ["server", "client"] {
-            openssl(
-                &folder,
-                &format!(
-                    "req -newkey rsa:2048 -nodes -keyout {name}.key -out {name}.csr -subj /CN={name}"
-                ),
-            );
-            openssl(
-                &folder,
-                &format!(
-                    "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out {name}.pem -days 2 -extfile {name}.ext"
-                ),
-            );
-        }
+        certificates(&folder);
         let (port, port_client, port_old) = (free_port(), free_port(), free_port());
         let here = folder.path().display();
         let tls = format!(

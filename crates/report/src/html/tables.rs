@@ -34,7 +34,7 @@ const GROUP_HEADS: [&str; 13] = [
 const OVER_TIME_ROWS: usize = 30;
 
 /// A table in writing.
-struct Writer<'h> {
+pub(super) struct Writer<'h> {
     html: &'h mut String,
     /// The columns that have words, not figures.
     words: Vec<bool>,
@@ -42,7 +42,7 @@ struct Writer<'h> {
 
 impl<'h> Writer<'h> {
     /// Begins a table. The first head is that of the names.
-    fn begin(
+    pub(super) fn begin(
         html: &'h mut String,
         caption: &str,
         heads: &[String],
@@ -65,7 +65,7 @@ impl<'h> Writer<'h> {
         Writer { html, words }
     }
 
-    fn row(&mut self, name: &str, cells: &[String], tone: Tone) {
+    pub(super) fn row(&mut self, name: &str, cells: &[String], tone: Tone) {
         let class = match tone {
             Tone::Bad => " class=\"bad\"",
             Tone::Warn => " class=\"warn\"",
@@ -83,7 +83,7 @@ impl<'h> Writer<'h> {
         self.html.push_str("</tr>\n");
     }
 
-    fn end(self) {
+    pub(super) fn end(self) {
         self.html.push_str("</tbody></table></div>\n");
     }
 }
@@ -126,6 +126,7 @@ impl Summary {
             }
         }
         self.put_objectives(&mut html);
+        self.put_agents(&mut html);
         html
     }
 
