@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use plimsoll_measure::Nanos;
 
+use crate::limits::ledger::CallLedgers;
 use crate::line::Crowd;
 
 /// The last use of an account is recorded at most this often, so that calls on several threads do not
@@ -37,6 +38,8 @@ pub(crate) struct Account {
     /// The service's id; `*` stands for all services that the registry does not list.
     pub(crate) service: String,
     pub(crate) in_use: Arc<InUse>,
+    /// What the key and the endpoint were admitted for and refused; none without an endpoint.
+    pub(crate) ledgers: CallLedgers,
     /// When a call last came with the key, on the process's clock; 0: never.
     used_at: AtomicU64,
 }
@@ -56,6 +59,7 @@ impl Account {
         previous: Option<&Arc<Account>>,
         ids: AccountIds<'_>,
         in_use: &Arc<InUse>,
+        ledgers: CallLedgers,
         serial: &mut u64,
     ) -> Arc<Account> {
         if let Some(old) = previous.filter(|old| old.service == ids.service) {
@@ -68,6 +72,7 @@ impl Account {
             key: ids.key.map(str::to_owned),
             service: ids.service.to_owned(),
             in_use: in_use.clone(),
+            ledgers,
             used_at: AtomicU64::new(previous.map_or(0, |old| old.used_at.load(Relaxed))),
         })
     }

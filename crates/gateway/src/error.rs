@@ -163,7 +163,7 @@ impl CallError {
 }
 
 /// Seconds after which a caller may retry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RetryAfter(pub(crate) u32);
 
 impl RetryAfter {

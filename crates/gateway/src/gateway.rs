@@ -26,10 +26,10 @@ use crate::cache::redis::{Redis, RedisSettings};
 use crate::cache::shared::Shared as SecondLevel;
 use crate::call::export;
 use crate::call::health;
-use crate::call::quotas;
 use crate::call::routing::Routing;
 use crate::call::shared_heads;
 use crate::call::worker::{Phase, Shared, State, Worker};
+use crate::call::{floods, quotas};
 use crate::host::Host;
 use crate::keeper::Keeper;
 use crate::keeper::dns::{self, Resolver};
@@ -207,6 +207,7 @@ impl Gateway {
         let limits = Limits {
             upstream_connections: before.settings.limits.upstream_connections,
             shared: before.settings.limits.shared,
+            replicas: before.settings.limits.replicas,
             ..settings.limits
         };
         let settings = Settings {
@@ -217,9 +218,8 @@ impl Gateway {
             ..settings
         };
         let calendar = &self.shared.limits.calendar;
-        for warning in routing.quotas().flat_map(|quota| quota.warnings(calendar)) {
-            tracing::warn!("{warning}");
-        }
+        let warnings = routing.quotas().flat_map(|quota| quota.warnings(calendar, false));
+        quotas::warn(warnings.collect());
         self.shared.replace(State { settings, routing });
         Ok(())
     }
@@ -320,6 +320,7 @@ impl Gateway {
 async fn keep(worker: Rc<Worker>) {
     tokio::task::spawn_local(worker.clone().hand_over());
     tokio::task::spawn_local(quotas::watch(worker.clone()));
+    tokio::task::spawn_local(floods::watch(worker.clone()));
     tokio::task::spawn_local(shared_heads::watch(worker.clone()));
     health::watch(worker).await;
 }

@@ -2,6 +2,9 @@
 //!
 //! # Layout
 //! - [`quota`]: compute units per day and month
+//! - [`ledger`]: what was admitted
+//! - [`refused`]: what was not
+//! - [`calendar`]: days and months
 //! - [`lease`]: tokens of a bucket that replicas share
 //! - [`keep`]: the keeper's part: renews leases; enforcement without the store
 //! - [`store`]: what replicas share
@@ -10,15 +13,20 @@
 //! limits are those of all its keys together; a key's own are in addition. A call is admitted if all of
 //! them admit it, and charged to all of them or to none.
 
+pub(crate) mod calendar;
 pub(crate) mod keep;
 pub(crate) mod lease;
+pub(crate) mod ledger;
 pub(crate) mod quota;
+pub(crate) mod refused;
 pub(crate) mod store;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
+use plimsoll_config::values::show_rate;
 use plimsoll_measure::Nanos;
+use plimsoll_measure::units::counted;
 use plimsoll_registry::model::CallLimits;
 use plimsoll_resilience::RateLimit;
 use sha2::{Digest, Sha256};
@@ -26,30 +34,40 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use crate::host::ReadWallClock;
+use calendar::{Calendar, Span, Today};
 use keep::{Leases, Wanted};
 use lease::{Lease, Request, Taken};
-use quota::{Calendar, Quota, UsedUp};
+use ledger::{CallLedgers, LEDGERS_MAX, Ledger};
+use quota::{Quota, TotalsState, UsedUp};
+use refused::Limited;
 use store::{Ask, Store};
 
 /// The state of the process's limits that is not of one endpoint.
 pub(crate) struct Limits {
     pub(crate) calendar: Calendar,
+    /// Whether quotas know the database's totals.
+    pub(crate) totals: TotalsState,
     /// When a refused key was last logged.
     logged_at: AtomicU64,
     /// Empty: limits are not shared.
     leases: OnceLock<Leases>,
+    /// The replicas that each enforce their part of the limits while these are not shared.
+    replicas: u64,
 }
 
 impl Limits {
-    pub(crate) fn new(clock: ReadWallClock) -> Limits {
+    /// `awaits_totals`: the process is not ready before the totals of its quotas were read. `replicas`: how
+    /// many share its limits, as long as they were not counted.
+    pub(crate) fn new(clock: ReadWallClock, awaits_totals: bool, replicas: u64) -> Limits {
+        let (calendar, totals) = (Calendar::new(clock), TotalsState::new(awaits_totals));
         let (logged_at, leases) = (AtomicU64::new(0), OnceLock::new());
-        Limits { calendar: Calendar::new(clock), logged_at, leases }
+        Limits { calendar, totals, logged_at, leases, replicas }
     }
 
     /// Shares limits with the other replicas that use the store, from now on; at most once. Returns the
     /// queue for [`keep::keep`].
     pub(crate) fn share(&self, store: Arc<dyn Store>, id: &str, timeout: Nanos) -> Wanted {
-        let (leases, wanted) = Leases::new(store, id, timeout);
+        let (leases, wanted) = Leases::new(store, id, timeout, self.replicas);
         assert!(self.leases.set(leases).is_ok(), "limits are shared once");
         wanted
     }
@@ -60,11 +78,23 @@ impl Limits {
         self.leases.get()
     }
 
-    /// Whether a line may be logged now, if there is at most one in each span of this length.
+    /// Whether a line about a refused key may be logged now, if there is at most one in each span of this
+    /// length.
     pub(crate) fn may_log(&self, now: Nanos, every: Nanos) -> bool {
-        let next = |at: u64| (at == 0 || now >= Nanos(at) + every).then_some(now.0.max(1));
-        self.logged_at.fetch_update(Relaxed, Relaxed, next).is_ok()
+        is_time(&self.logged_at, now, every)
     }
+
+    /// How many times a call is charged locally, as if the other replicas had made the same call.
+    fn local_share(&self) -> u64 {
+        self.leases().map_or(self.replicas, Leases::replicas)
+    }
+}
+
+/// Whether something may be done now that is done at most once in each span of this length; if so, records
+/// that it is done.
+pub(crate) fn is_time(done_at: &AtomicU64, now: Nanos, every: Nanos) -> bool {
+    let next = |at: u64| (at == 0 || now >= Nanos(at) + every).then_some(now.0.max(1));
+    done_at.fetch_update(Relaxed, Relaxed, next).is_ok()
 }
 
 /// What a bucket counts.
@@ -81,6 +111,24 @@ impl Unit {
             Unit::Calls => "calls",
             Unit::ComputeUnits => "compute units",
         }
+    }
+
+    /// A rate in words: `20 calls per second`, `1 call per minute`.
+    pub(crate) fn rate(self, per_second: f64) -> String {
+        let shown = show_rate(per_second);
+        let (number, per) = shown.split_once('/').unwrap_or((&shown, "s"));
+        let words = match self {
+            Unit::Calls if number == "1" => "call",
+            Unit::ComputeUnits if number == "1" => "compute unit",
+            unit => unit.words(),
+        };
+        let per = match per {
+            "s" => "second",
+            "m" => "minute",
+            "h" => "hour",
+            other => other,
+        };
+        format!("{number} {words} per {per}")
     }
 }
 
@@ -131,11 +179,9 @@ impl Bucket {
     /// Charges a call.
     #[inline]
     fn take(self: &Arc<Bucket>, cost: u64, now: Nanos, limits: &Limits) -> Taken {
-        let Some(leases) = limits.leases() else { return self.take_local(cost, now) };
-        if leases.is_local() {
-            // As if the other replicas had made the same call.
-            return self.take_local(cost * leases.replicas(), now);
-        }
+        let Some(leases) = limits.leases().filter(|leases| !leases.is_local()) else {
+            return self.take_local(cost * limits.local_share(), now);
+        };
         let taken = self.lease.take(cost, now);
         if taken == (Taken::Yes { is_low: true }) {
             leases.want(self);
@@ -151,11 +197,18 @@ impl Bucket {
         }
     }
 
+    /// Whether a call would be refused or has to wait for a lease.
+    pub(crate) fn is_at_limit(&self, now: Nanos, limits: &Limits) -> bool {
+        match limits.leases().filter(|leases| !leases.is_local()) {
+            None => self.local.wait(now) > Nanos::ZERO,
+            Some(_) => self.lease.is_at_limit(now),
+        }
+    }
+
     /// Returns the cost of a call that was not made.
     fn give_back(&self, cost: u64, limits: &Limits) {
-        match limits.leases() {
-            None => self.local.give_back(cost),
-            Some(leases) if leases.is_local() => self.local.give_back(cost * leases.replicas()),
+        match limits.leases().filter(|leases| !leases.is_local()) {
+            None => self.local.give_back(cost * limits.local_share()),
             Some(_) => self.lease.give_back(cost),
         }
     }
@@ -187,6 +240,7 @@ impl Allowance {
     pub(crate) fn renewed(
         limits: &CallLimits,
         whose: (&str, Option<&str>),
+        ledger: Arc<Ledger>,
         previous: Option<&Arc<Allowance>>,
     ) -> Arc<Allowance> {
         let burst = limits.burst();
@@ -201,8 +255,34 @@ impl Allowance {
         Arc::new(Allowance {
             calls: bucket(Unit::Calls, limits.calls, calls),
             compute_units: bucket(Unit::ComputeUnits, limits.compute_units, units),
-            quota: Arc::new(Quota::new(whose.0, whose.1, limits.daily, limits.monthly, quota)),
+            quota: {
+                let limits = [limits.daily, limits.monthly];
+                Arc::new(Quota::new(whose.0, whose.1, limits, ledger, quota))
+            },
         })
+    }
+
+    /// What a limit is, after "its"; `None` if it was removed.
+    pub(crate) fn words(&self, limited: Limited) -> Option<String> {
+        let bucket = |bucket: &Option<Arc<Bucket>>| {
+            let bucket = bucket.as_ref()?;
+            Some(format!("limit of {}", bucket.unit.rate(bucket.rate)))
+        };
+        let quota = |span: Span| {
+            let limit = self.quota.limits[span as usize]?;
+            Some(format!("{} quota of {}", span.word(), counted(limit, "compute unit")))
+        };
+        match limited {
+            Limited::Calls => bucket(&self.calls),
+            Limited::ComputeUnits => bucket(&self.compute_units),
+            Limited::Daily => quota(Span::Day),
+            Limited::Monthly => quota(Span::Month),
+        }
+    }
+
+    /// The rates: the buckets of calls and of compute units.
+    pub(crate) fn rates(&self) -> impl Iterator<Item = &Arc<Bucket>> {
+        self.calls.iter().chain(&self.compute_units)
     }
 
     /// Whether anything is limited.
@@ -220,7 +300,7 @@ impl Allowance {
 }
 
 /// The most allowances of a call: its endpoint's and its key's.
-pub(crate) const ALLOWANCES_MAX: usize = 2;
+pub(crate) const ALLOWANCES_MAX: usize = LEDGERS_MAX;
 
 /// The allowances of a call; the key's first.
 pub(crate) type Allowances<'a> = [Option<&'a Arc<Allowance>>; ALLOWANCES_MAX];
@@ -234,31 +314,30 @@ pub(crate) enum Hindrance<'a> {
     Wait(&'a Arc<Bucket>),
 }
 
-/// Admits a call that costs these compute units, and charges it to all allowances. `is_late`: the call
-/// has waited for its leases as long as it may.
+/// Admits a call that costs these compute units, and charges it to all allowances and ledgers; returns the
+/// day that it was charged to. `is_late`: the call has waited for its leases as long as it may.
 ///
 /// # Errors
 /// Why it is not admitted; nothing is charged then.
 #[inline]
 pub(crate) fn admit<'a>(
     allowances: &Allowances<'a>,
+    ledgers: &CallLedgers,
     units: u64,
     now: Nanos,
     limits: &Limits,
     is_late: bool,
-) -> Result<(), Hindrance<'a>> {
+) -> Result<Today, Hindrance<'a>> {
+    let today = limits.calendar.today();
     let all = || allowances.iter().enumerate().filter_map(|(at, one)| Some((at, (*one)?)));
     for (at, allowance) in all() {
-        let checked = allowance.quota.check(&limits.calendar);
+        let checked = allowance.quota.check(today);
         checked.map_err(|used| Hindrance::Refused(at, Refusal::Quota(used)))?;
     }
     let buckets = || all().flat_map(|(at, one)| one.buckets(units).map(move |cost| (at, cost)));
     for (taken, (at, (bucket, cost))) in buckets().enumerate() {
         let outcome = match bucket.take(cost, now, limits) {
-            Taken::Empty if is_late => {
-                let replicas = limits.leases().map_or(1, Leases::replicas);
-                bucket.take_local(cost * replicas, now)
-            }
+            Taken::Empty if is_late => bucket.take_local(cost * limits.local_share(), now),
             outcome => outcome,
         };
         let hindrance = match outcome {
@@ -276,9 +355,32 @@ pub(crate) fn admit<'a>(
         charged.for_each(|(_, (bucket, cost))| bucket.give_back(cost, limits));
         return Err(hindrance);
     }
-    for (_, allowance) in all() {
-        if allowance.quota.is_limited() {
-            allowance.quota.charge(units);
+    if let Err((at, used)) = charge(allowances, ledgers, units, today) {
+        // Another thread has used the quota up since it was checked.
+        buckets().for_each(|(_, (bucket, cost))| bucket.give_back(cost, limits));
+        return Err(Hindrance::Refused(at, Refusal::Quota(used)));
+    }
+    Ok(today)
+}
+
+/// Charges a call to its ledgers.
+///
+/// # Errors
+/// The place of a ledger whose quota is used up; nothing is charged then.
+#[inline]
+fn charge(
+    allowances: &Allowances<'_>,
+    ledgers: &CallLedgers,
+    units: u64,
+    today: Today,
+) -> Result<(), (usize, UsedUp)> {
+    for (at, ledger) in ledgers.iter().enumerate() {
+        let Some(ledger) = ledger else { continue };
+        let limits = allowances[at].map(|one| one.quota.limits).unwrap_or_default();
+        if let Err(span) = ledger.charge(today, units, limits) {
+            ledgers[..at].iter().flatten().for_each(|one| one.give_back(today, units));
+            let limit = limits[span as usize].unwrap_or_default();
+            return Err((at, UsedUp { span, limit, until: today.next(span) }));
         }
     }
     Ok(())
@@ -291,12 +393,13 @@ pub(crate) fn admit<'a>(
 /// The place of the allowance that does not admit it, and why.
 pub(crate) async fn admit_later<'a>(
     allowances: &Allowances<'a>,
+    ledgers: &CallLedgers,
     units: u64,
     mut bucket: &'a Arc<Bucket>,
     limits: &Limits,
     until: Instant,
     now: impl Fn() -> Nanos,
-) -> Result<(), (usize, Refusal)> {
+) -> Result<Today, (usize, Refusal)> {
     let mut is_late = false;
     if let Some(leases) = limits.leases() {
         leases.counts.waited.fetch_add(1, Relaxed);
@@ -309,8 +412,8 @@ pub(crate) async fn admit_later<'a>(
             leases.want(bucket);
             is_late = timeout_at(until, renewed).await.is_err();
         }
-        match admit(allowances, units, now(), limits, is_late) {
-            Ok(()) => return Ok(()),
+        match admit(allowances, ledgers, units, now(), limits, is_late) {
+            Ok(today) => return Ok(today),
             Err(Hindrance::Refused(at, refusal)) => return Err((at, refusal)),
             Err(Hindrance::Wait(other)) => bucket = other,
         }

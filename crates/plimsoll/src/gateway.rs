@@ -12,6 +12,7 @@ mod export;
 mod import;
 mod keys;
 mod last_valid;
+mod limits;
 mod listing;
 mod messages;
 mod serve;
@@ -111,6 +112,9 @@ pub(crate) struct ServeArgs {
     /// Set by the supervisor: stdin is a pipe that closes when the supervisor exits
     #[arg(long, hide = true)]
     supervised: bool,
+    /// Set by the supervisor: the number of instances
+    #[arg(long, hide = true, default_value_t = 1)]
+    replicas: u16,
     /// Set by the supervisor: added to each port
     #[arg(long, hide = true, default_value_t = 0)]
     port_offset: u16,

@@ -192,6 +192,8 @@ pub struct Limits {
     pub write_time: Nanos,
     /// Whether replicas that share a Redis enforce the rates of endpoints and keys together.
     pub shared: bool,
+    /// How many replicas share limits, as long as Redis has not counted them.
+    pub replicas: u32,
 }
 
 impl Default for Limits {
@@ -213,6 +215,7 @@ impl Default for Limits {
             idle_time: Nanos::from_secs(180),
             write_time: Nanos::from_secs(60),
             shared: true,
+            replicas: 1,
         }
     }
 }

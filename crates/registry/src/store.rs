@@ -33,7 +33,7 @@ pub(crate) use sqlite::path_of as sqlite_path;
 pub use status::{Contact, Report, Status};
 
 /// The version of the schema in both dialects.
-const SCHEMA: i64 = 3;
+const SCHEMA: i64 = 4;
 
 /// Rows kept in the log of changes.
 const LOG_MAX: i64 = 10_000;

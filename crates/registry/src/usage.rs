@@ -28,6 +28,7 @@
 //! - Rows older than `usage.keep` are removed, and with them the numbers of writers that have not been
 //!   heard of since. A file older than that must not be put back.
 
+mod delivered;
 mod delivery;
 pub mod money;
 mod query;
@@ -37,9 +38,10 @@ mod rows;
 mod simulation;
 mod spool;
 
+pub use delivered::{DELIVERED_MAX, Delivered, DeliveredUnits};
 pub use query::{Filter, Group, Grouping, Span, UsageQuery, fold, parse_moment, show_moment};
 pub use query::{Period, Totals, month_start};
-pub use recorder::{Figures, Inbox, Recorder};
+pub use recorder::{Figures, Inbox, Recorder, TotalsAnswer};
 pub use rows::{ROWS_MAX, Rows};
 
 /// What is counted. Bytes are those of the texts of calls and answers.
@@ -65,6 +67,9 @@ pub struct Counts {
     pub bytes_out: u64,
     /// What the answered calls are charged.
     pub compute_units: u64,
+    /// What quotas were charged when calls were admitted, whatever became of the calls. Not part of reports
+    /// ([`Counts::values`]): it is added to the sums of the day alone.
+    pub admitted_units: u64,
 }
 
 impl Counts {
@@ -85,14 +90,14 @@ impl Counts {
         "compute_units",
     ];
 
-    /// The figures.
+    /// The figures of reports.
     pub fn values(&self) -> [u64; Counts::COUNT] {
         let Counts { calls, ok, errors, failed, hits, .. } = *self;
         let Counts { relays, hedges, bytes_in, bytes_out, compute_units, .. } = *self;
         [calls, ok, errors, failed, hits, relays, hedges, bytes_in, bytes_out, compute_units]
     }
 
-    /// The counts with these figures.
+    /// The counts with these figures of reports.
     pub fn of(values: [u64; Counts::COUNT]) -> Counts {
         let [calls, ok, errors, failed, hits, relays, hedges, bytes_in, bytes_out, compute_units] =
             values;
@@ -107,7 +112,13 @@ impl Counts {
             bytes_in,
             bytes_out,
             compute_units,
+            admitted_units: 0,
         }
+    }
+
+    /// Whether any figure of reports is not zero.
+    pub fn has_figures(&self) -> bool {
+        self.values().iter().any(|value| *value > 0)
     }
 
     /// Adds others; the largest number stays the largest.
@@ -116,7 +127,8 @@ impl Counts {
         for (sum, value) in sums.iter_mut().zip(other.values()) {
             *sum = sum.saturating_add(value);
         }
-        *self = Counts::of(sums);
+        let admitted_units = self.admitted_units.saturating_add(other.admitted_units);
+        *self = Counts { admitted_units, ..Counts::of(sums) };
     }
 
     /// Calls whose callers disconnected before they had the answer.

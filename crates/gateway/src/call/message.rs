@@ -204,6 +204,13 @@ impl<'a> Summary<'a> {
 
     /// Adds the summary of other calls.
     pub(crate) fn merge(&mut self, other: &Summary<'a>) {
+        // A batch may be retried when any of its calls may, if all were refused.
+        let is_first = self.calls == 0 && self.failed == 0;
+        self.retry_after = match (self.retry_after, other.retry_after) {
+            (Some(own), Some(another)) => Some(own.min(another)),
+            (None, another) if is_first => another,
+            _ => None,
+        };
         self.attempts += other.attempts;
         self.calls += other.calls;
         self.failed += other.failed;

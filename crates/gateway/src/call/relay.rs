@@ -52,6 +52,7 @@ impl<'a> BodyAnswer<'a> {
     /// Completes the answer to a request.
     fn put_into(self, into: &mut Answer<'a>) {
         let BodyAnswer { status, body, summary, records } = self;
+        into.fields.extend(summary.retry_after.map(RetryAfter::field));
         into.body = body;
         into.summary = summary;
         into.settlement.records = records;

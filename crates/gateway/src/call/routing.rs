@@ -17,6 +17,7 @@ use plimsoll_registry::model::{self, Definitions, MethodRules};
 use plimsoll_resilience::RateLimit;
 
 use crate::heads::Floors;
+use crate::limits::ledger::Ledgers;
 use crate::limits::quota::Quota;
 use crate::transport::tls;
 use crate::upstream::gate::Gate;
@@ -49,6 +50,9 @@ pub(crate) struct Routing {
     floors: Arc<Floors>,
     /// The calls that wait for an upstream.
     waiting: Arc<Waiting>,
+    /// What endpoints and keys have used and were refused, also of those that are not configured at
+    /// present.
+    ledgers: Arc<Ledgers>,
 }
 
 /// A customer's endpoint.
@@ -74,6 +78,7 @@ impl Routing {
             seed,
             floors: Arc::default(),
             waiting: Arc::default(),
+            ledgers: Arc::default(),
         }
     }
 
@@ -113,7 +118,10 @@ impl Routing {
         });
         let mut endpoint = |model: &model::Endpoint| {
             let service: Arc<Service> = services.get(&model.service)?.clone();
-            let access = Access::compile(model, previous.endpoints.get(&model.id), serial);
+            let access = {
+                let old = previous.endpoints.get(&model.id);
+                Access::compile(model, old, &previous.ledgers, serial)
+            };
             let rules = model.methods.clone();
             let agree = model.agree.clone();
             let endpoint = Endpoint { service, rules, agree, no_cache: model.no_cache, access };
@@ -126,6 +134,8 @@ impl Routing {
         let mut relaying = services.values().filter(|service| !service.routes.is_empty());
         let only = relaying.next().filter(|_| relaying.next().is_none()).cloned();
         let (floors, waiting) = (previous.floors.clone(), previous.waiting.clone());
+        let ledgers = previous.ledgers.clone();
+        ledgers.prune();
         Ok(Routing {
             services,
             endpoints,
@@ -136,6 +146,7 @@ impl Routing {
             seed,
             floors,
             waiting,
+            ledgers,
         })
     }
 
@@ -214,6 +225,13 @@ impl Routing {
     /// Whether any endpoint has a key with this hash.
     pub(crate) fn has_key(&self, hash: &[u8; 32]) -> bool {
         self.key_hashes.contains(hash)
+    }
+
+    /// The endpoints, sorted by id.
+    pub(crate) fn sorted_endpoints(&self) -> Vec<(&str, &Endpoint)> {
+        let mut endpoints: Vec<_> = self.endpoints().collect();
+        endpoints.sort_unstable_by_key(|(id, _)| *id);
+        endpoints
     }
 
     /// The quotas of all endpoints and keys that have any.

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use crate::cache::Cache;
 use crate::cache::shared::Shared as SecondLevel;
 use crate::call::cached::Caching;
+use crate::call::customers;
 use crate::call::passed::VIA;
 use crate::call::routing::{Excluded, Routing};
 use crate::call::shared_heads::Leases;
@@ -100,6 +101,10 @@ impl Shared {
     ) -> Shared {
         let caching = Caching::new(&state.settings.cache, &state.settings.limits, shared);
         let workers = state.settings.workers;
+        // Replicas that do not share limits enforce them as a whole.
+        let Settings { limits, .. } = &state.settings;
+        let replicas = if limits.shared { u64::from(limits.replicas) } else { 1 };
+        let awaits_totals = host.usage.is_some() && state.routing.quotas().next().is_some();
         let id = format!("{:016x}", RandomState::new().build_hasher().finish());
         let id_of_events = id.clone();
         let mut via = Vec::new();
@@ -129,6 +134,8 @@ impl Shared {
             events: Events::new(&id_of_events),
             limits: Arc::new(Limits::new(
                 host.wall_clock.clone().unwrap_or_else(|| Arc::new(WallClock::now)),
+                awaits_totals,
+                replicas,
             )),
             host,
         }
@@ -246,6 +253,7 @@ impl Shared {
                 .collect(),
             counts: &self.counts,
             cache: self.cache_figures(),
+            customers: customers::figures(&state.routing, &self.limits, self.host.usage.is_some()),
             leases: self.limits.leases().map(|leases| leases.figures()),
             calls: self.capacity.calls(),
             memory_bytes: self.capacity.bytes(),

@@ -11,12 +11,21 @@
 //! limit plus one burst, unless replicas have been added since, or some still reach the store: then the
 //! limit is enforced by the latter, and 1/N more is admitted by each of the others, less than twice the
 //! limit in all. The store is tried again every [`TICK`].
+//!
+//! A replica that has never reached the store has counted no others: N is then `limits.replicas`, and with
+//! `--instances` at least their number. If that is too small by a factor, that many times the limit is
+//! admitted until the store is reached.
+//!
+//! # Logging
+//! One line says how limits are enforced whenever that differs from the last line about it, at most every
+//! [`LOG_EVERY`]. So the last line is right, also after outages that are too short for a line of their own.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use plimsoll_measure::Nanos;
+use plimsoll_measure::units::counted;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -34,6 +43,9 @@ const ASKS_MAX: usize = 128;
 
 /// How often a change between shared and local enforcement is logged.
 const LOG_EVERY: Nanos = Nanos::from_secs(10);
+
+/// How long a process that starts waits for the store before it logs that it does without.
+const START_TIME: Nanos = Nanos::from_secs(2);
 
 /// Figures of the leases.
 #[derive(Debug, Default)]
@@ -59,8 +71,19 @@ pub(crate) struct Leases {
     wanted: mpsc::UnboundedSender<Arc<Bucket>>,
     is_local: AtomicBool,
     replicas: AtomicU64,
-    logged_at: AtomicU64,
+    /// Since when it is as it is; 0: never changed.
+    changed_at: AtomicU64,
+    logged: Mutex<Logged>,
     pub(crate) counts: LeaseCounts,
+}
+
+/// What was last logged of the store.
+#[derive(Debug, Default)]
+struct Logged {
+    /// When it was first tried.
+    started: Option<Nanos>,
+    /// Whether limits were enforced locally, and when that was logged.
+    last: Option<(bool, Nanos)>,
 }
 
 /// The queue of the buckets whose lease is to be renewed.
@@ -93,7 +116,13 @@ impl Leases {
         }
     }
 
-    pub(crate) fn new(store: Arc<dyn Store>, id: &str, timeout: Nanos) -> (Leases, Wanted) {
+    /// Leases of a replica; `replicas`: how many there are, as long as they were not counted.
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        id: &str,
+        timeout: Nanos,
+        replicas: u64,
+    ) -> (Leases, Wanted) {
         let (wanted, queue) = mpsc::unbounded_channel();
         let leases = Leases {
             store,
@@ -102,8 +131,9 @@ impl Leases {
             wanted,
             // Until the store has answered once.
             is_local: AtomicBool::new(true),
-            replicas: AtomicU64::new(1),
-            logged_at: AtomicU64::new(0),
+            replicas: AtomicU64::new(replicas),
+            changed_at: AtomicU64::new(0),
+            logged: Mutex::default(),
             counts: LeaseCounts::default(),
         };
         (leases, queue)
@@ -119,6 +149,11 @@ impl Leases {
     #[inline]
     pub(crate) fn replicas(&self) -> u64 {
         self.replicas.load(Relaxed)
+    }
+
+    /// When enforcement last changed between shared and local; `None`: it is as at the start.
+    pub(crate) fn changed_at(&self) -> Option<Nanos> {
+        Some(Nanos(self.changed_at.load(Relaxed))).filter(|at| *at > Nanos::ZERO)
     }
 
     /// Has the lease of a bucket renewed.
@@ -189,25 +224,47 @@ impl Leases {
         }
         let Some(replicas) = self.store.replicas(&self.id).await else { return self.lost(now) };
         self.replicas.store(replicas.max(1), Relaxed);
-        if self.is_local.swap(false, Relaxed) && self.may_log(now) {
-            tracing::info!("limits are shared through Redis by {replicas} replicas");
-        }
+        self.set_local(false, now);
     }
 
     /// Enforces limits locally from now on.
     fn lost(&self, now: Nanos) {
-        if !self.is_local.swap(true, Relaxed) && self.may_log(now) {
-            let replicas = self.replicas();
-            tracing::warn!(
-                "limits are no longer shared, because Redis does not answer: each of {replicas} \
-                 replicas enforces 1/{replicas} of every limit until it does"
-            );
+        self.set_local(true, now);
+    }
+
+    fn set_local(&self, is_local: bool, now: Nanos) {
+        if self.is_local.swap(is_local, Relaxed) != is_local {
+            self.changed_at.store(now.0.max(1), Relaxed);
         }
     }
 
-    fn may_log(&self, now: Nanos) -> bool {
-        let next = |at: u64| (at == 0 || now >= Nanos(at) + LOG_EVERY).then_some(now.0.max(1));
-        self.logged_at.fetch_update(Relaxed, Relaxed, next).is_ok()
+    /// Logs how limits are enforced, if that differs from the last line about it.
+    fn log(&self, now: Nanos) {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let (is_local, replicas) = (self.is_local(), self.replicas());
+        let started = *logged.started.get_or_insert(now);
+        let is_due = match logged.last {
+            None => !is_local || now >= started + START_TIME,
+            Some((was_local, at)) => was_local != is_local && now >= at + LOG_EVERY,
+        };
+        if !is_due {
+            return;
+        }
+        match (is_local, logged.last) {
+            (false, _) => {
+                let replicas = counted(replicas, "replica");
+                tracing::info!("limits are shared through Redis by {replicas}");
+            }
+            (true, Some(_)) => tracing::warn!(
+                "limits are no longer shared, because Redis does not answer: each of \
+                 {replicas} replicas enforces 1/{replicas} of every limit until it does"
+            ),
+            (true, None) => tracing::warn!(
+                "limits are not shared, because Redis has not answered since the start: this replica \
+                 enforces 1/{replicas} of every limit until it does (limits.replicas)"
+            ),
+        }
+        logged.last = Some((is_local, now));
     }
 }
 
@@ -227,6 +284,7 @@ pub(crate) async fn keep(limits: Arc<Limits>, mut wanted: Option<Wanted>, now: i
                     leases.report(at).await;
                     reported_at = Some(at);
                 }
+                leases.log(now());
                 leases.tidy(&mut held, now()).await;
             }
             Some(_) = next(&mut wanted, &mut batch) => {

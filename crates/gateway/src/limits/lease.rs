@@ -151,6 +151,11 @@ impl Lease {
         Taken::No(Nanos(self.empty_until.load(Relaxed).saturating_sub(now.0)))
     }
 
+    /// Whether no token is left, and the shared bucket had none when it was asked last.
+    pub(crate) fn is_at_limit(&self, now: Nanos) -> bool {
+        !self.is_held() && now.0 < self.empty_until.load(Relaxed)
+    }
+
     /// Returns the tokens of a call that was not made.
     pub(crate) fn give_back(&self, cost: u64) {
         self.balance.fetch_add(cost as i64, Relaxed);

@@ -3,6 +3,8 @@
 //! Values are summed over the workers' shards on request. [`METRICS`] lists every metric; a test
 //! compares it with the documentation.
 
+mod customers;
+
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -21,6 +23,7 @@ use crate::observe::stats::{
     Relays, SHED, Sharded, WrongKey,
 };
 use crate::observe::traces::TraceCounts;
+pub(crate) use customers::Customers;
 
 /// A metric.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +65,10 @@ metrics! {
     SHED_CALLS = "plimsoll_shed_total", "counter", "service,reason", "Calls refused for lack of capacity, by error; too_many_connections has no service and counts connections.";
     REFUSED = "plimsoll_refused_total", "counter", "reason", "Requests and calls refused before their method was determined, by error.";
     LIMITED = "plimsoll_limited_total", "counter", "scope,reason", "Calls that a limit did not admit: of the endpoint or of the key (scope), by calls or compute_units per second, or by the daily or monthly quota.";
+    REFUSED_CUSTOMERS = "plimsoll_endpoint_refused_total", "counter", "endpoint,reason", "Calls that a limit of the endpoint or of its keys did not admit (calls, compute_units, daily, monthly), and requests without a valid key (missing, malformed, conflicting, unknown, expired, foreign). The endpoint's id is masked as in the log; the first 500 endpoints by id are named, the others are added up as other.";
+    QUOTA_USED = "plimsoll_quota_used_ratio", "gauge", "endpoint,key,quota", "The used part of the daily or monthly quota, 1 when it is used up; key is empty for the quota of all keys together. The endpoint's id is masked as in the log; of those that look the same, the highest. The first 500 endpoints by id.";
+    QUOTAS_USED_UP = "plimsoll_quotas_used_up", "gauge", "quota", "The quotas of endpoints and keys that are used up.";
+    QUOTAS_STALE = "plimsoll_quota_totals_stale", "gauge", "", "1 while the database's totals of the quotas cannot be read, and each replica adds only its own calls to the last ones; absent without a database.";
     WRONG_KEYS = "plimsoll_wrong_keys_total", "counter", "reason", "Requests to endpoints with keys that were refused: missing, malformed, conflicting (several different ones), unknown, expired or foreign (another endpoint's).";
     LIMITS_LOCAL = "plimsoll_limits_local", "gauge", "", "1 while Redis does not answer and each replica enforces its part of the limits; only if limits are shared.";
     LIMITS_REPLICAS = "plimsoll_limits_replicas", "gauge", "", "The replicas that share limits, as of the last answer of Redis.";
@@ -168,6 +175,8 @@ pub(crate) struct Figures<'a> {
     pub(crate) in_flight: Vec<(String, u64, u32)>,
     pub(crate) counts: &'a Sharded<Counts>,
     pub(crate) cache: CacheFigures,
+    /// What endpoints have used and were refused.
+    pub(crate) customers: Customers,
     /// `None`: limits are not shared.
     pub(crate) leases: Option<LeaseFigures>,
     pub(crate) calls: u64,
@@ -213,6 +222,7 @@ impl Figures<'_> {
             }
         }
         page.access(self.counts);
+        page.customers(&self.customers);
         if let Some(leases) = &self.leases {
             page.leases(leases);
         }

@@ -12,7 +12,7 @@ use plimsoll_rpc::method::{self, Method};
 
 use crate::cache::class::Reason;
 use crate::error::{ErrorKind, Fault};
-use crate::limits::quota::Span;
+pub(crate) use crate::limits::refused::{Limited, WrongKey};
 use crate::protocol::Category;
 
 /// A counter with one writer and any number of readers.
@@ -90,55 +90,6 @@ pub(crate) struct Counts {
     pub(crate) limited: [[Counter; Limited::NAMES.len()]; 2],
     /// Requests without a valid key.
     pub(crate) wrong_keys: [Counter; WrongKey::NAMES.len()],
-}
-
-/// A limit that did not admit a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Limited {
-    Calls,
-    ComputeUnits,
-    Daily,
-    Monthly,
-}
-
-impl Limited {
-    pub(crate) const NAMES: [&str; 4] = ["calls", "compute_units", "daily", "monthly"];
-
-    /// The quota over this span.
-    pub(crate) fn of(span: Span) -> Limited {
-        match span {
-            Span::Day => Limited::Daily,
-            Span::Month => Limited::Monthly,
-        }
-    }
-}
-
-/// Why a request has no valid key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum WrongKey {
-    Missing,
-    Malformed,
-    Conflicting,
-    Unknown,
-    Expired,
-    Foreign,
-}
-
-impl WrongKey {
-    pub(crate) const NAMES: [&str; 6] =
-        ["missing", "malformed", "conflicting", "unknown", "expired", "foreign"];
-
-    /// What is logged of the request.
-    pub(crate) fn words(self) -> &'static str {
-        match self {
-            WrongKey::Missing => "has no key",
-            WrongKey::Malformed => "has a malformed key",
-            WrongKey::Conflicting => "has several keys",
-            WrongKey::Unknown => "has an unknown key",
-            WrongKey::Expired => "has a key that has expired",
-            WrongKey::Foreign => "has a key of another endpoint",
-        }
-    }
 }
 
 impl Default for Counts {

@@ -2,11 +2,12 @@
 //!
 //! It is off unless a token's hash is configured. A request proves that it knows the token, which is
 //! compared by its hash: every comparison looks at all bytes, of hashes that the caller cannot choose.
-//! Health, events, the cache, the use of keys and the description are answered here; what concerns the registry is passed
+//! Health, events, the cache, the use of keys and limits, and the description are answered here; what concerns the registry is passed
 //! on to the program that runs the gateway, which may wait for a database without delaying calls.
 
 mod events;
 mod keys;
+mod limits;
 mod observer;
 
 use std::borrow::Cow;
@@ -58,7 +59,9 @@ pub(super) async fn answer<'a>(
         Err(refusal) => return Ok(*refusal),
     };
     let methods: &[&str] = match below {
-        "health" | "resources" | "usage" | "keys" | "events/stream" | "openapi.json" => &["GET"],
+        "health" | "resources" | "usage" | "keys" | "limits" | "events/stream" | "openapi.json" => {
+            &["GET"]
+        }
         "action" => &["POST"],
         "cache" => &["GET", "DELETE"],
         _ if below.strip_prefix("resource/").is_some_and(|id| !id.is_empty()) => &["GET"],
@@ -73,6 +76,7 @@ pub(super) async fn answer<'a>(
     let mut answer = match below {
         "health" => document(200, &health(shared, view)),
         "keys" => keys::answer(shared, view, query),
+        "limits" => limits::answer(shared, view, query),
         "openapi.json" => Answer::new(200, JSON, OPENAPI.into()),
         "events/stream" => {
             return Ok(events::stream(shared, token, header(request, "last-event-id").as_deref()));
@@ -104,7 +108,8 @@ pub(super) async fn answer<'a>(
             }
         }
     };
-    let is_kept = *method == "GET" && !matches!(below, "health" | "cache" | "keys" | "usage");
+    let is_kept =
+        *method == "GET" && !matches!(below, "health" | "cache" | "keys" | "limits" | "usage");
     if answer.status == 200 && is_kept {
         tag(&mut answer, header(request, "if-none-match").as_deref());
     } else {

@@ -294,11 +294,26 @@ fn rates_count_each_call_of_a_batch() {
     let wait: u64 = answer.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=600).contains(&wait), "{wait}");
     assert!(answer.text().contains(&format!("\"retry_after\":{wait}}}")), "{}", answer.text());
+    assert!(
+        answer.text().contains("this endpoint is limited to 6 calls per hour"),
+        "{}",
+        answer.text()
+    );
+    // A batch says when to retry only if all of it was refused.
+    let retry = |batch: String| {
+        let headers = format!("x-api-key: {OTHER}\r\n");
+        let answer = connect(&gateway).post(ENDPOINT, &headers, batch);
+        (answer.status, answer.header("retry-after").map(String::from))
+    };
+    let one = call("1", "m", "[]");
+    let (status, after) = retry(format!("[{one},{one}]"));
+    assert!(status == 200 && after.is_some_and(|after| after.parse::<u64>().unwrap() >= 1));
+    assert_eq!(retry(format!("[{one},{{}}]")), (200, None));
     assert_eq!(upstream.count(), 6);
     let limited = |scope: &str| {
         metric(&gateway, &format!("plimsoll_limited_total{{scope=\"{scope}\",reason=\"calls\"}}"))
     };
-    assert_eq!((limited("key"), limited("endpoint")), (2, 3));
+    assert_eq!((limited("key"), limited("endpoint")), (2, 6));
     // Buckets outlive a reload that does not concern them.
     gateway.apply(settings(), &all).unwrap();
     assert_eq!(batch(OTHER, 2), 0);
@@ -407,8 +422,8 @@ fn a_flood_of_wrong_keys_leaves_nothing_behind() {
         assert_eq!(answer.status, 401);
     }
     assert_eq!(wrong_keys(&gateway, "unknown"), 5_000);
-    // One line for the reason, one for the kind of the error.
-    assert_eq!(gateway.metrics().lines().count(), lines + 2);
+    // One line for the reason, one for the kind of the error, and one for the endpoint.
+    assert_eq!(gateway.metrics().lines().count(), lines + 3);
     assert_eq!(metric(&gateway, "plimsoll_memory_held_bytes"), {
         drop(caller);
         wait_until("the caller is gone", || crate::setup::connections(&gateway) == 0);

@@ -113,5 +113,7 @@ fn callers_that_leave_are_not_charged() {
     let calls = of(&all, "e", "eth_call");
     assert_eq!((calls.calls, calls.cancelled(), calls.relays), (2, 2, 2));
     assert_eq!((calls.bytes_out, calls.compute_units), (0, 0));
+    // Their quotas are.
+    assert_eq!(calls.admitted_units, 2);
     assert_eq!(calls.bytes_in, 2 * body.len() as u64);
 }

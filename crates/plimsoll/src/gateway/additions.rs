@@ -118,10 +118,10 @@ pub(super) struct AddEndpoint {
 #[derive(Args)]
 pub(super) struct LimitArgs {
     /// Maximum calls per second, such as 100/s
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, value_name = "RATE", value_parser = timed_rate)]
     calls: Option<String>,
     /// Maximum compute units per second, such as 2000/s
-    #[arg(long = "compute-unit-rate", value_name = "RATE")]
+    #[arg(long = "compute-unit-rate", value_name = "RATE", value_parser = timed_rate)]
     compute_units: Option<String>,
     /// How much of the rates may be used at once, as the time in which it refills [default: 500ms]
     #[arg(long, value_name = "DURATION")]
@@ -146,6 +146,18 @@ impl LimitArgs {
         lines.number("--monthly-compute-units", "limits.monthly_compute_units", monthly);
         lines.0
     }
+}
+
+/// A rate as written, which must name its unit of time: beside quotas, a bare number may be meant for a
+/// day.
+fn timed_rate(text: &str) -> Result<String, String> {
+    let number = text.trim();
+    if plimsoll_config::values::plain_number(number).is_none() {
+        return Ok(text.into());
+    }
+    Err(format!(
+        "no unit of time; write {number}/s for {number} per second, or {number}/m or {number}/h"
+    ))
 }
 
 #[derive(Args)]

@@ -146,6 +146,15 @@ enum EndpointVerb {
   plimsoll gateway endpoint add ethpath_1764014188689_1764014188693 \\
       --service eth --allow 'eth_*' --deny eth_getLogs")]
     Add(Box<AddEndpoint>),
+    /// Show what is used and left of limits, and what they refused; needs --admin
+    #[command(after_help = "Example:
+  plimsoll gateway endpoint limits --admin http://127.0.0.1:3072
+      what quotas have left, which rates are reached at present, and what was
+      refused since the start of that gateway, by endpoint and key")]
+    Limits {
+        /// Id of the endpoint [default: all]
+        id: Option<String>,
+    },
     #[command(flatten)]
     Other(Verb),
 }
@@ -184,6 +193,7 @@ enum Task {
     Change(Change),
     Import(Vec<Request>),
     Key(KeyArgs),
+    Limits(Option<String>),
 }
 
 /// A change to the database.
@@ -268,6 +278,7 @@ pub(super) fn run(
             format,
             match verb {
                 EndpointVerb::Add(add) => Task::add(Endpoint, add.request(), Vec::new()),
+                EndpointVerb::Limits { id } => Task::Limits(id),
                 EndpointVerb::Other(verb) => Task::of(Endpoint, verb),
             },
         ),
@@ -338,6 +349,7 @@ async fn perform(access: &mut Access, task: Task, format: Format) -> anyhow::Res
             change.notes.iter().chain(&changed.warnings).for_each(|text| tell(text));
         }
         Task::Key(args) => return args.run(access).await,
+        Task::Limits(id) => super::limits::show(access, id.as_deref(), format).await?,
         Task::Import(requests) => {
             let changed = access.change(&requests).await?;
             report_import(&requests, &changed, format)?;

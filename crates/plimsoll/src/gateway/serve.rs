@@ -105,7 +105,10 @@ async fn serve(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<ExitCode> {
     }
     let inbox = recorder.as_ref().map(|recorder| recorder.inbox().clone());
     let host = host(&sources, inbox.clone())?;
-    let started = Gateway::start(config.settings.clone(), &definitions, host);
+    let mut settings = config.settings.clone();
+    // Not in the configuration, which a reload is compared with.
+    settings.limits.replicas = settings.limits.replicas.max(args.replicas.into());
+    let started = Gateway::start(settings, &definitions, host);
     let gateway = Arc::new(started.map_err(|error| not_started(&error))?);
     if name_by_port(&mut config.settings, &gateway) {
         gateway.apply(config.settings.clone(), &definitions)?;

@@ -69,6 +69,7 @@ pub(super) async fn run(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<Exit
     for number in 0..args.instances {
         let instance = Instance {
             number,
+            instances: args.instances,
             simulated: elsewhere.clone(),
             last_valid: last_valid.copy().map(Path::to_path_buf),
             orders: orders.clone(),
@@ -182,6 +183,8 @@ const OTHER_PORTS: &str = "choose other ports with --listen";
 /// One of the processes.
 struct Instance {
     number: u16,
+    /// How many there are.
+    instances: u16,
     simulated: Option<String>,
     last_valid: Option<PathBuf>,
     orders: watch::Receiver<Order>,
@@ -238,6 +241,7 @@ impl Instance {
         command.arg0("plimsoll");
         command.args(inherited(std::env::args().skip(1)));
         command.arg("--supervised").arg("--instances=1");
+        command.arg(format!("--replicas={}", self.instances));
         command.arg(format!("--port-offset={}", self.number));
         command.arg(format!("--instance={}", self.name()));
         let last_valid = self.last_valid.iter();

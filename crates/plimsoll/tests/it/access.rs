@@ -122,15 +122,19 @@ const CALLS: u64 = 1_000;
 
 impl Replicas {
     fn start(redis: &Redis, count: usize) -> Replicas {
+        Replicas::start_with(&redis.url(), "", count)
+    }
+
+    /// Starts replicas with a Redis at this URL and these further lines.
+    fn start_with(redis: &str, lines: &str, count: usize) -> Replicas {
         let sim = eth();
         // An hour to refill.
         let config = format!(
-            "listen = [\"127.0.0.1:0\"]\ndatabase = \"off\"\n\
-             cache = {{ redis = \"{}\", redis_timeout = \"100ms\" }}\n\
+            "listen = [\"127.0.0.1:0\"]\ndatabase = \"off\"\n{lines}\
+             cache = {{ redis = \"{redis}\", redis_timeout = \"100ms\" }}\n\
              [[upstream]]\nid = \"a\"\nservice = \"eth\"\nurl = \"{}\"\n\
              [[endpoint]]\nid = \"e\"\nservice = \"eth\"\n\
              limits = {{ calls = \"{CALLS}/h\", burst = \"1h\" }}\n",
-            redis.url(),
             sim.url("eth")
         );
         let folders: Vec<Folder> = (0..count).map(|_| Folder::new()).collect();
@@ -221,6 +225,20 @@ fn replicas_share_a_limit_whatever_happens_to_redis() {
     replicas.exhaust(&[0, 1, 2]);
     redis.signal(Signal::SIGCONT);
     replicas.wait_for_sharing();
+}
+
+#[test]
+fn replicas_that_start_without_redis_enforce_their_part_and_say_so() {
+    // Nothing listens there.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let lines = "limits.replicas = 4\n";
+    let replicas = Replicas::start_with(&format!("redis://{free}"), lines, 1);
+    replicas.processes[0].wait_for(
+        "limits are not shared, because Redis has not answered since the start: this replica \
+         enforces 1/4 of every limit",
+    );
+    let admitted = replicas.exhaust(&[0])[0];
+    assert!((CALLS / 4..=CALLS / 4 + REFILLED).contains(&admitted), "{admitted}");
 }
 
 #[test]

@@ -34,6 +34,7 @@ mod overload;
 mod page;
 mod planted;
 mod postgres;
+mod quotas;
 mod readers;
 mod recipes;
 mod records;

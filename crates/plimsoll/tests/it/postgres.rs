@@ -107,9 +107,9 @@ fn starts_wait_for_the_server_and_refuse_newer_schemas() {
     let server_sql = |sql: &str| server.sql(sql);
     server_sql("UPDATE plimsoll_registry SET version = 99");
     let output = Process::start(&folder, &args);
-    output.wait_for("its schema version is 99; this program supports version 3");
+    output.wait_for("its schema version is 99; this program supports version 4");
     assert_eq!(output.end(), Some(2), "although there is a snapshot");
-    server_sql("UPDATE plimsoll_registry SET version = 3");
+    server_sql("UPDATE plimsoll_registry SET version = 4");
     server.kill();
     // A snapshot that was damaged is not used, and the log says so.
     let saved = std::fs::read_dir(folder.path()).unwrap().flatten();

@@ -124,7 +124,7 @@ impl Key {
 }
 
 /// Every key, in the order of printing: top-level keys first.
-pub static KEYS: [Key; 57] = [
+pub static KEYS: [Key; 58] = [
     Key::new(
         "listen",
         Form::List,
@@ -435,6 +435,15 @@ pub static KEYS: [Key; 57] = [
         Form::Bool,
         |field, draft| set(&mut draft.config.settings.limits.shared, field.boolean()),
         |config| Some(config.settings.limits.shared.to_string()),
+    ),
+    Key::new(
+        "limits.replicas",
+        Form::Number,
+        |field, draft| {
+            let replicas = field.integer(1, 10_000).map(|replicas| replicas as u32);
+            set(&mut draft.config.settings.limits.replicas, replicas);
+        },
+        |config| Some(config.settings.limits.replicas.to_string()),
     ),
     Key::new(
         "cache.memory",

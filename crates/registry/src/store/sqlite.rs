@@ -80,6 +80,7 @@ const MIGRATIONS: [&[&str]; SCHEMA as usize] = [
         "PRAGMA user_version = 2",
     ],
     &usage::TABLES,
+    &usage::ADMITTED,
 ];
 
 /// The path in an SQLite database's URL.

@@ -2,8 +2,8 @@
 //!
 //! # Tables
 //! `usage` has a row for each hour, endpoint, key, service and method; `usage_day` has the charged calls
-//! and compute units of each endpoint, key and day, so that quotas can be checked every second without
-//! reading a month of hours; `usage_writer` has the number of each writer's last batch
+//! and compute units, and what quotas were charged, of each endpoint, key and day, so that quotas can be
+//! checked every second without reading a month of hours; `usage_writer` has the number of each writer's last batch
 //! ([`crate::usage`] explains why).
 
 use plimsoll_measure::WallClock;
@@ -53,8 +53,8 @@ impl Store {
         found.and_then(|rows| rows.ok_or_else(too_many)).map_err(|kind| self.error(kind))
     }
 
-    /// What these endpoints have used in the day and the month of an hour, by key; nothing for those that
-    /// have used nothing in the month.
+    /// What these endpoints were admitted for in the day and the month of an hour, by key; nothing for those
+    /// without usage in the month.
     ///
     /// # Errors
     /// The database cannot be used.

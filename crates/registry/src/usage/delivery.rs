@@ -59,6 +59,8 @@ pub(super) struct Delivery<D> {
     /// Rows that are in no file.
     held: Rows,
     sending: Option<Sending>,
+    /// Whether batches of earlier processes may be left.
+    has_old: bool,
     /// Why rows are not in a file; empty if they are.
     trouble: String,
     folded: u64,
@@ -72,6 +74,7 @@ impl<D: Disk> Delivery<D> {
             writer,
             sequence: 0,
             own: None,
+            has_old: !old.is_empty(),
             old,
             limit,
             held: Rows::default(),
@@ -145,6 +148,7 @@ impl<D: Disk> Delivery<D> {
                 }
             }
         }
+        self.has_old = false;
         match self.own.as_mut().map(|own| own.batch()) {
             Some(Ok(Some(batch))) => return Some((Origin::Own, batch)),
             Some(Err(error)) => self.trouble = error.to_string(),
@@ -159,12 +163,13 @@ impl<D: Disk> Delivery<D> {
         Some((Origin::Memory, Batch { writer, sequence, rows }))
     }
 
-    /// Records what became of the batch.
-    pub(super) fn settled(&mut self, result: Result<(), &StoreError>) {
-        let Some(mut sending) = self.sending.take() else { return };
-        let error = match result {
-            Ok(()) => return self.delivered(sending.origin),
-            Err(error) => error,
+    /// Records what became of the batch; returns it if the database has it and this process has admitted
+    /// what it holds.
+    pub(super) fn settled(&mut self, result: Result<(), &StoreError>) -> Option<Arc<Batch>> {
+        let mut sending = self.sending.take()?;
+        let Err(error) = result else {
+            self.delivered(sending.origin);
+            return Some(sending.batch).filter(|_| sending.origin != Origin::Old);
         };
         sending.is_in_doubt |= !matches!(error.kind, StoreErrorKind::Unreachable(_));
         if sending.origin == Origin::Memory && !sending.is_in_doubt {
@@ -173,6 +178,7 @@ impl<D: Disk> Delivery<D> {
         } else {
             self.sending = Some(sending);
         }
+        None
     }
 
     fn delivered(&mut self, origin: Origin) {
@@ -187,7 +193,14 @@ impl<D: Disk> Delivery<D> {
         }
     }
 
+    /// Whether the database's totals are known to hold what earlier processes have left and all that
+    /// [`Delivery::settled`] has returned, and nothing else of this process.
+    pub(super) fn is_certain(&self) -> bool {
+        self.sending.is_none() && !self.has_old
+    }
+
     /// Whether nothing is left to send.
+    #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         let files = self.own.iter().chain(&self.old);
         self.sending.is_none() && self.held.is_empty() && files.into_iter().all(Spool::is_empty)

@@ -130,17 +130,17 @@ impl UsageQuery {
     }
 }
 
-/// What an endpoint's key has used in a day and a month, in UTC.
+/// What an endpoint's key was admitted for in a day and a month, in UTC.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// The endpoint's id.
     pub endpoint: String,
     /// The key's name; empty without one.
     pub key: String,
-    /// Charged calls and compute units of the day.
-    pub day: (u64, u64),
-    /// Charged calls and compute units of the month.
-    pub month: (u64, u64),
+    /// Admitted compute units of the day.
+    pub day: u64,
+    /// Admitted compute units of the month.
+    pub month: u64,
 }
 
 /// A line of an answer.

@@ -8,7 +8,7 @@
 //! Once an hour, rows older than `usage.keep` are removed. That depends on the wall clock, so it is put off for
 //! an hour after the clock was set.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
@@ -21,7 +21,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::delivery::Delivery;
 use super::spool::folder::{Folder, LockedFile};
-use super::{Counts, HOUR_NS, Put, Rows, Subject, Totals, new_writer};
+use super::{Counts, Delivered, DeliveredUnits, HOUR_NS, Put, Rows, Subject, Totals, new_writer};
 use crate::store::{Store, StoreError, StoreErrorKind};
 
 /// How often what was handed over is written to the file. Together with the interval at which workers hand
@@ -60,10 +60,11 @@ pub struct Inbox {
 struct TotalsRequest {
     endpoints: Vec<String>,
     hour: u64,
-    /// Everything that was handed over before must be delivered first.
-    not_before: Instant,
-    answer: oneshot::Sender<Vec<Totals>>,
+    answer: oneshot::Sender<TotalsAnswer>,
 }
+
+/// The totals of endpoints by key, and what this process has delivered of them, at one moment.
+pub type TotalsAnswer = Result<Vec<(Totals, DeliveredUnits)>, String>;
 
 /// How recording goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -102,18 +103,13 @@ impl Inbox {
         std::mem::take(&mut lock(&self.rows))
     }
 
-    /// Asks what endpoints have used in the day and the month of an hour, according to the database, once it has
-    /// everything that is handed over until `wait` has passed. A later question replaces one that is not
-    /// answered yet.
-    pub fn ask_totals(
-        &self,
-        endpoints: Vec<String>,
-        hour: u64,
-        wait: Duration,
-    ) -> oneshot::Receiver<Vec<Totals>> {
+    /// Asks what endpoints were admitted for in the day and the month of an hour, according to the
+    /// database, and how much of that this process has delivered. The answer comes when earlier processes'
+    /// files are delivered and no batch is in doubt. A later question replaces one that is not answered
+    /// yet.
+    pub fn ask_totals(&self, endpoints: Vec<String>, hour: u64) -> oneshot::Receiver<TotalsAnswer> {
         let (answer, answered) = oneshot::channel();
-        let not_before = Instant::now() + wait;
-        *lock(&self.asked) = Some(TotalsRequest { endpoints, hour, not_before, answer });
+        *lock(&self.asked) = Some(TotalsRequest { endpoints, hour, answer });
         answered
     }
 
@@ -195,8 +191,8 @@ type Job = Pin<Box<dyn Future<Output = Done>>>;
 /// What it has done.
 enum Done {
     Put(Result<Put, StoreError>),
-    /// Totals, and where they go; nothing if they could not be read.
-    Totals(Option<(Vec<Totals>, oneshot::Sender<Vec<Totals>>)>),
+    /// Totals, and the question.
+    Totals(Result<Vec<Totals>, StoreError>, TotalsRequest),
     Trim(Result<(), StoreError>),
 }
 
@@ -214,8 +210,7 @@ struct Run {
     keep: Nanos,
     trim: Trim,
     clock: Clock,
-    /// A question that is answered when everything so far is delivered.
-    asked: Option<TotalsRequest>,
+    delivered: Delivered,
 }
 
 impl Run {
@@ -236,7 +231,7 @@ impl Run {
             keep,
             trim: Trim::default(),
             clock: Clock::start(),
-            asked: None,
+            delivered: Delivered::default(),
         }
     }
 
@@ -249,13 +244,15 @@ impl Run {
                 biased;
                 stop = &mut stopped => break stop.ok(),
                 done = wait(&mut job) => {
-                    job = None;
                     self.done(done);
+                    // First, or a database that is always busy with batches would never answer.
+                    job = self.totals();
                     // What has piled up is sent without a pause.
-                    if self.pause == DELIVER_INTERVAL && self.delivery.spooled_bytes() > 0 {
+                    let has_more = self.delivery.spooled_bytes() > 0;
+                    if job.is_none() && self.pause == DELIVER_INTERVAL && has_more {
                         job = self.put();
                     }
-                    job = job.or_else(|| self.totals()).or_else(|| self.trim());
+                    job = job.or_else(|| self.trim());
                 }
                 _ = ticks.tick() => {
                     self.spool();
@@ -289,10 +286,6 @@ impl Run {
     /// Writes what was handed over to the file.
     fn spool(&mut self) {
         let now = Instant::now();
-        if let Some(asked) = lock(&self.inbox.asked).take_if(|asked| asked.not_before <= now) {
-            self.asked = Some(asked);
-        }
-        // After the question: it is about what is handed over by now.
         let rows = self.inbox.take();
         let may_create = now >= self.create_at;
         let is_down = !self.figures.store_error.is_empty();
@@ -315,26 +308,51 @@ impl Run {
         Some(Box::pin(async move { Done::Put(store.put_usage(&batch).await) }))
     }
 
-    /// Starts to answer a question, if everything is delivered.
+    /// Starts to answer a question, unless a batch is in doubt.
     fn totals(&mut self) -> Option<Job> {
-        if !self.delivery.is_empty() {
+        if !self.delivery.is_certain() {
             return None;
         }
-        let TotalsRequest { endpoints, hour, answer, .. } = self.asked.take()?;
+        let asked = lock(&self.inbox.asked).take()?;
         let store = self.store.clone();
         Some(Box::pin(async move {
-            let found = store.usage_totals(&endpoints, hour).await;
-            Done::Totals(found.ok().map(|totals| (totals, answer)))
+            let found = store.usage_totals(&asked.endpoints, asked.hour).await;
+            Done::Totals(found, asked)
         }))
+    }
+
+    /// Answers a question. Nothing was sent while the totals were read.
+    fn answer(&mut self, found: Result<Vec<Totals>, StoreError>, asked: TotalsRequest) {
+        let TotalsRequest { endpoints, hour, answer } = asked;
+        self.delivered.forget_before(hour);
+        let found = found.map(|mut totals| {
+            // With what was delivered and is not there any more, because the database was replaced.
+            let name = |one: &Totals| (one.endpoint.clone(), one.key.clone());
+            let known: HashSet<(String, String)> = totals.iter().map(name).collect();
+            let keys = |endpoint| self.delivered.keys(endpoint).map(move |key| (endpoint, key));
+            let names = endpoints.iter().flat_map(|endpoint| keys(endpoint));
+            let names = names.map(|(endpoint, key)| (endpoint.to_owned(), key.to_owned()));
+            totals.extend(
+                names.filter(|name| !known.contains(name)).map(|(endpoint, key)| Totals {
+                    endpoint,
+                    key,
+                    ..Totals::default()
+                }),
+            );
+            let with_delivered = |totals: Totals| {
+                let delivered = self.delivered.units(&totals.endpoint, &totals.key, hour);
+                (totals, delivered)
+            };
+            totals.into_iter().map(with_delivered).collect()
+        });
+        // Whoever has asked may be gone.
+        let _ = answer.send(found.map_err(|error| error.to_string()));
     }
 
     fn done(&mut self, done: Done) {
         match done {
             Done::Put(result) => self.settled(result),
-            // Whoever has asked may be gone.
-            Done::Totals(answer) => {
-                let _ = answer.map(|(totals, to)| to.send(totals));
-            }
+            Done::Totals(found, asked) => self.answer(found, asked),
             Done::Trim(Ok(())) => {}
             Done::Trim(Err(error)) => {
                 self.inbox.note(format!("old usage cannot be removed: {error}"));
@@ -365,13 +383,15 @@ impl Run {
                 self.figures.is_unreachable = is_unreachable;
             }
         }
-        self.delivery.settled(result.as_ref().map(|_| ()));
+        if let Some(batch) = self.delivery.settled(result.as_ref().map(|_| ())) {
+            self.delivered.add(&batch);
+        }
     }
 
     fn publish(&mut self) {
         self.figures.spooled_bytes = self.delivery.spooled_bytes();
         self.figures.held_rows = self.delivery.held_rows() as u64;
-        self.figures.folded += self.delivery.take_folded();
+        self.figures.folded += self.delivery.take_folded() + self.delivered.take_untracked();
         self.figures.spool_error = self.delivery.trouble().to_string();
         *lock(&self.inbox.figures) = self.figures.clone();
     }

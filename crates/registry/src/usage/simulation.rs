@@ -3,10 +3,11 @@
 //! The process is killed at quiet moments and in the middle of any operation on a file, of which a part
 //! may be done; disks are full; the database is away, refuses, loses its answer before or after the
 //! commit. Whatever happens: the database never has more than was counted, and in the end it has all of it
-//! but what was only in memory when the process was killed.
+//! but what was only in memory when the process was killed. Whenever totals may be read, what the process
+//! takes for delivered is what the database has of it, to the unit.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::rc::Rc;
 
@@ -14,7 +15,7 @@ use plimsoll_measure::rng::{Key, Sequence};
 
 use super::delivery::Delivery;
 use super::spool::{Disk, Spool};
-use super::{Batch, Counts, Rows, Subject};
+use super::{Batch, Counts, Delivered, Rows, Subject};
 use crate::store::{StoreError, StoreErrorKind};
 
 /// Runs, each with its seed.
@@ -152,6 +153,8 @@ impl Disk for SimulatedFile {
 struct Database {
     writers: BTreeMap<String, u64>,
     calls: BTreeMap<Subject, u64>,
+    /// Admitted units by writer.
+    admitted: BTreeMap<String, u64>,
 }
 
 impl Database {
@@ -161,6 +164,8 @@ impl Database {
             *last = batch.sequence;
             for (subject, counts) in &batch.rows {
                 *self.calls.entry(subject.clone()).or_default() += counts.calls;
+                let admitted = self.admitted.entry(batch.writer.clone()).or_default();
+                *admitted += counts.admitted_units;
             }
         }
     }
@@ -177,6 +182,11 @@ struct Run {
     /// Was only in memory when the process was killed.
     at_risk: BTreeMap<Subject, u64>,
     kills: u64,
+    /// The writers of what the present process has counted.
+    own: BTreeSet<String>,
+    delivered: Delivered,
+    /// How often totals could have been read.
+    certain: u64,
 }
 
 impl Run {
@@ -197,12 +207,20 @@ impl Run {
             counted: BTreeMap::new(),
             at_risk: BTreeMap::new(),
             kills: 0,
+            own: BTreeSet::new(),
+            delivered: Delivered::default(),
+            certain: 0,
         }
     }
 
     fn open(&self, number: usize) -> Option<Spool<SimulatedFile>> {
-        let writer = format!("file-{number}-{}", self.processes);
-        Spool::open(SimulatedFile { host: self.host.clone(), number }, writer).ok()
+        let disk = SimulatedFile { host: self.host.clone(), number };
+        Spool::open(disk, self.writer(number)).ok()
+    }
+
+    /// The present process's id for what it sends from a file.
+    fn writer(&self, number: usize) -> String {
+        format!("file-{number}-{}", self.processes)
     }
 
     /// A new process, which finds what the last one has left.
@@ -221,7 +239,10 @@ impl Run {
             spool.inspect(|spool| assert_eq!(spool.damaged(), 0, "seed {}", self.seed))
         });
         let old = opened.collect();
-        Delivery::new(format!("writer-{}", self.processes), old, LIMIT)
+        let writer = format!("writer-{}", self.processes);
+        self.own = BTreeSet::from([writer.clone()]);
+        self.delivered = Delivered::default();
+        Delivery::new(writer, old, LIMIT)
     }
 
     fn rows(&mut self) -> Rows {
@@ -236,18 +257,22 @@ impl Run {
             };
             let calls = 1 + self.host.below(9);
             *self.counted.entry(subject.clone()).or_default() += calls;
-            rows.add(subject, &Counts { calls, ..Counts::default() });
+            let counts = Counts { calls, admitted_units: 3 * calls, ..Counts::default() };
+            rows.add(subject, &counts);
         }
         rows
     }
 
     fn add(&mut self, delivery: &mut Delivery<SimulatedFile>, rows: Rows) {
         let sync = self.host.below(2) == 0;
+        let number = self.host.files.borrow().len();
         delivery.add(rows, sync, || {
-            let number = self.host.files.borrow().len();
             self.host.files.borrow_mut().push(Some(Vec::new()));
             self.open(number).ok_or_else(|| "cannot be created".into())
         });
+        if self.host.files.borrow().len() > number {
+            self.own.insert(self.writer(number));
+        }
     }
 
     /// Sends a batch; returns whether the process was killed meanwhile.
@@ -259,17 +284,14 @@ impl Run {
         let error = |kind| StoreError { database: "simulated".into(), kind };
         let lost = || error(StoreErrorKind::Uncertain("lost".into()));
         let refused = || error(StoreErrorKind::Unreachable("refused".into()));
-        if self.is_down {
-            delivery.settled(Err(&refused()));
-            return false;
-        }
-        match self.host.below(12) {
-            0 => delivery.settled(Err(&lost())),
+        let result = match self.host.below(12) {
+            _ if self.is_down => Err(refused()),
+            0 => Err(lost()),
             1 => {
                 self.database.put(&batch);
-                delivery.settled(Err(&lost()));
+                Err(lost())
             }
-            2 => delivery.settled(Err(&refused())),
+            2 => Err(refused()),
             3 => return true,
             4 => {
                 self.database.put(&batch);
@@ -277,10 +299,17 @@ impl Run {
             }
             _ => {
                 self.database.put(&batch);
-                delivery.settled(Ok(()));
+                Ok(())
             }
-        }
+        };
+        self.settle(delivery, result.as_ref().copied());
         false
+    }
+
+    fn settle(&mut self, delivery: &mut Delivery<SimulatedFile>, result: Result<(), &StoreError>) {
+        if let Some(own) = delivery.settled(result) {
+            self.delivered.add(&own);
+        }
     }
 
     fn run(mut self) -> u64 {
@@ -315,6 +344,7 @@ impl Run {
                 delivery = self.start();
             }
             self.check_nothing_is_counted_twice();
+            self.check_delivered(&delivery);
         }
         self.is_down = false;
         self.host.is_full.set(false);
@@ -322,8 +352,10 @@ impl Run {
         self.add(&mut delivery, Rows::default());
         while let Some(batch) = delivery.next() {
             self.database.put(&batch);
-            delivery.settled(Ok(()));
+            self.settle(&mut delivery, Ok(()));
         }
+        self.check_delivered(&delivery);
+        assert!(self.certain > 0, "seed {}", self.seed);
         assert!(delivery.is_empty(), "seed {}", self.seed);
         self.check_nothing_is_counted_twice();
         for (subject, calls) in &self.counted {
@@ -332,6 +364,19 @@ impl Run {
             assert!(stored + lost >= *calls, "seed {}: {subject:?} lost", self.seed);
         }
         self.kills
+    }
+
+    /// What the process takes for delivered is what the database has of it.
+    fn check_delivered(&mut self, delivery: &Delivery<SimulatedFile>) {
+        if !delivery.is_certain() {
+            return;
+        }
+        self.certain += 1;
+        let names: Vec<String> = (0..6).map(|number| format!("endpoint-{number}")).collect();
+        let delivered: u64 = names.iter().map(|name| self.delivered.units(name, "", 0).month).sum();
+        let stored: u64 =
+            self.own.iter().filter_map(|writer| self.database.admitted.get(writer)).sum();
+        assert_eq!(delivered, stored, "seed {}", self.seed);
     }
 
     fn check_nothing_is_counted_twice(&self) {

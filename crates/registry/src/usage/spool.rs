@@ -3,7 +3,8 @@
 //! # Format
 //! The first [`HEADER_BYTES`] are the header: a line with the format's name and version, and two slots
 //! with the state, each a line of JSON with its checksum. Additions follow, each a line of JSON with its
-//! checksum: an array of rows `[hour, endpoint, key, service, method, [counts]]`.
+//! checksum: an array of rows `[hour, endpoint, key, service, method, [counts], admitted]`. Version 1 had no
+//! `admitted`: what was charged stands for it.
 //!
 //! The state says where the additions that are not yet delivered start, and, while a batch is being sent,
 //! its id and where its additions end. It is written in place, in turns into either slot, so that this
@@ -27,7 +28,10 @@ use super::{Batch, Counts, Rows, Subject};
 const NAME: &str = "plimsoll usage spool ";
 
 /// The version of the format.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
+
+/// The oldest version that is read.
+const VERSION_MIN: u64 = 1;
 
 /// The length of the header: a page, which file systems allocate as a whole.
 pub(super) const HEADER_BYTES: u64 = 4_096;
@@ -134,7 +138,7 @@ impl<D: Disk> Spool<D> {
                 spool.create()?;
                 return Ok(spool);
             }
-            Some(Ok(VERSION)) => {}
+            Some(Ok(VERSION_MIN..=VERSION)) => {}
             Some(Ok(newer)) if newer > VERSION => return Err(OpenError::Newer(newer)),
             _ => return Err(OpenError::Damaged),
         }
@@ -452,7 +456,7 @@ fn checksum(bytes: &[u8]) -> u32 {
 fn show_rows(rows: &Rows) -> Value {
     let row = |(subject, counts): (&Subject, &Counts)| {
         let Subject { hour, endpoint, key, service, method } = subject;
-        json!([hour, endpoint, key, service, method, counts.values()])
+        json!([hour, endpoint, key, service, method, counts.values(), counts.admitted_units])
     };
     rows.iter().map(row).collect()
 }
@@ -468,7 +472,12 @@ fn read_rows(value: &Value) -> Option<Vec<(Subject, Counts)>> {
             service: text(3)?,
             method: text(4)?,
         };
-        Some((subject, Counts::of(counts.try_into().ok()?)))
+        let counts = Counts::of(counts.try_into().ok()?);
+        let admitted_units = match row.get(6) {
+            Some(units) => units.as_u64()?,
+            None => counts.compute_units,
+        };
+        Some((subject, Counts { admitted_units, ..counts }))
     };
     value.as_array()?.iter().map(row).collect()
 }

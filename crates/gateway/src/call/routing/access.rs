@@ -15,6 +15,7 @@ use plimsoll_registry::settings::{Cors, Network};
 
 use super::Endpoint;
 use crate::account::{Account, AccountIds, InUse};
+use crate::limits::ledger::{Ledger, Ledgers};
 use crate::limits::{Allowance, Allowances};
 
 /// Keys by their hashes.
@@ -46,18 +47,24 @@ impl Access {
     pub(super) fn compile(
         endpoint: &model::Endpoint,
         previous: Option<&Endpoint>,
+        ledgers: &Ledgers,
         serial: &mut u64,
     ) -> Access {
         let previous = previous.map(|old| &old.access);
         let model::Access { keys, origins, networks, limits } = &endpoint.access;
         let in_use = previous.map(|old| old.account.in_use.clone());
         let in_use: Arc<InUse> = in_use.unwrap_or_default();
+        let of_endpoint = ledgers.of(&endpoint.id, None);
+        let ledger = |key: Option<&str>| key.map(|key| ledgers.of(&endpoint.id, Some(key)));
         let mut account = |key: Option<&str>, previous: Option<&Arc<Account>>| {
             let (endpoint, service) = (Some(endpoint.id.as_str()), &endpoint.service);
-            Account::renewed(previous, AccountIds { endpoint, key, service }, &in_use, serial)
+            let ids = AccountIds { endpoint, key, service };
+            let ledgers = [ledger(key), Some(of_endpoint.clone())];
+            Account::renewed(previous, ids, &in_use, ledgers, serial)
         };
         let allowance = |limits: &_, key: Option<&str>, previous: Option<&Arc<Allowance>>| {
-            let allowance = Allowance::renewed(limits, (&endpoint.id, key), previous);
+            let ledger = ledger(key).unwrap_or_else(|| of_endpoint.clone());
+            let allowance = Allowance::renewed(limits, (&endpoint.id, key), ledger, previous);
             allowance.is_limited().then_some(allowance)
         };
         let key = |model: &model::AccessKey| {
@@ -77,6 +84,23 @@ impl Access {
             allowance: allowance(limits, None, previous.and_then(|old| old.allowance.as_ref())),
             account: account(None, previous.map(|old| &old.account)),
         }
+    }
+
+    /// The ledgers of the endpoint and of its keys by name, each with what it may use.
+    pub(crate) fn ledgers(
+        &self,
+    ) -> impl Iterator<Item = (Option<&str>, Option<&Arc<Allowance>>, &Arc<Ledger>)> {
+        let own = self.ledger().map(|ledger| (None, self.allowance.as_ref(), ledger));
+        let keys = self.keys.values().filter_map(|key| {
+            let ledger = key.account.ledgers.first()?.as_ref()?;
+            Some((Some(key.model.name.as_str()), key.allowance.as_ref(), ledger))
+        });
+        own.into_iter().chain(keys)
+    }
+
+    /// The ledger of the endpoint.
+    pub(crate) fn ledger(&self) -> Option<&Arc<Ledger>> {
+        self.account.ledgers.last()?.as_ref()
     }
 
     /// Whether every caller may call, without limit.

@@ -19,6 +19,7 @@ use crate::call::heads::ServiceHeads;
 use crate::call::health::{self, Activity};
 use crate::call::prefetch::Prefetched;
 use crate::heads::{Floor, Floors, Standing};
+use crate::limits::ledger::CallLedgers;
 use crate::line::Line;
 use crate::observe::stats::{Calls, Sharded};
 use crate::protocol::Protocol;
@@ -216,7 +217,13 @@ impl Service {
         let sees_branches = !routes.iter().all(is_path);
         let old = previous.service;
         let ids = AccountIds { endpoint: None, key: None, service: &model.id };
-        let account = Account::renewed(old.map(|old| &old.account), ids, &Arc::default(), serial);
+        let account = Account::renewed(
+            old.map(|old| &old.account),
+            ids,
+            &Arc::default(),
+            CallLedgers::default(),
+            serial,
+        );
         let has_heads = is_listed && model.health_checks && !routes.is_empty();
         let heads = has_heads
             .then(|| heads(model, &routes, old, previous.floors.of(&model.id, model.chain_id)));

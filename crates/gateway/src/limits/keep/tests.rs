@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::*;
 use crate::limits::lease::{Grant, Request};
+use crate::limits::ledger::CallLedgers;
 use crate::limits::store::Answer;
 use crate::limits::{Allowance, Hindrance, Refusal, admit, admit_later};
 
@@ -112,13 +113,13 @@ impl Replica {
     #[allow(clippy::disallowed_methods)] // tokio's clock, which is paused
     fn start(memory: &Arc<Memory>, id: usize, rate: f64) -> Rc<Replica> {
         let started = Instant::now();
-        let limits = Limits::new(Arc::new(WallClock::default));
+        let limits = Limits::new(Arc::new(WallClock::default), false, 4);
         let is_cut = Arc::new(AtomicBool::new(false));
         let link = Link { memory: memory.clone(), started, is_cut: is_cut.clone() };
         let wanted = limits.share(Arc::new(link), &id.to_string(), TIMEOUT.into());
         let limits = Arc::new(limits);
         let call_limits = CallLimits { calls: Some(rate), ..CallLimits::default() };
-        let allowance = Allowance::renewed(&call_limits, ("e", None), None);
+        let allowance = Allowance::renewed(&call_limits, ("e", None), Arc::default(), None);
         let keeper = limits.clone();
         tokio::task::spawn_local(keep(keeper, Some(wanted), move || now_since(started)));
         let (admitted, waited_max) = (Cell::default(), Cell::default());
@@ -132,13 +133,15 @@ impl Replica {
     /// Makes a call.
     async fn call(&self) {
         let (limits, start) = (&*self.limits, self.now());
-        let allowances = [Some(&self.allowance), None];
-        let admitted = match admit(&allowances, 1, start, limits, false) {
-            Ok(()) => Ok(()),
+        let (allowances, ledgers) = ([Some(&self.allowance), None], CallLedgers::default());
+        let admitted = match admit(&allowances, &ledgers, 1, start, limits, false) {
+            Ok(_) => Ok(()),
             Err(Hindrance::Refused(at, refusal)) => Err((at, refusal)),
             Err(Hindrance::Wait(bucket)) => {
                 let until = self.started + Duration::from(start - Nanos::from_secs(5)) + TIMEOUT;
-                admit_later(&allowances, 1, bucket, limits, until, || self.now()).await
+                let now = || self.now();
+                let later = admit_later(&allowances, &ledgers, 1, bucket, limits, until, now).await;
+                later.map(drop)
             }
         };
         match admitted {
@@ -168,14 +171,19 @@ impl Replica {
     }
 }
 
-/// Runs `test` on a paused clock, with four replicas of a limit of 400/s that know each other.
-fn with_replicas(test: impl AsyncFnOnce(Arc<Memory>, Vec<Rc<Replica>>)) {
+/// Runs `test` on a paused clock.
+fn with_paused_clock(test: impl AsyncFnOnce()) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .expect("a runtime");
-    LocalSet::new().block_on(&runtime, async {
+    LocalSet::new().block_on(&runtime, test());
+}
+
+/// Runs `test` on a paused clock, with four replicas of a limit of 400/s that know each other.
+fn with_replicas(test: impl AsyncFnOnce(Arc<Memory>, Vec<Rc<Replica>>)) {
+    with_paused_clock(async || {
         let memory = Arc::new(Memory::default());
         memory.delay_us.store(300, Relaxed);
         let replicas: Vec<_> = (0..4).map(|id| Replica::start(&memory, id, RATE as f64)).collect();
@@ -242,6 +250,56 @@ fn a_replica_without_the_store_admits_its_part_more() {
         // The others enforce the limit, of which they offer 3/4 twice, and this one a quarter.
         assert!(admitted >= limit && admitted <= limit * 1.25 + 1.3 * RATE as f64, "{admitted}");
     });
+}
+
+/// Replicas that have never reached the store know their number from the configuration.
+#[test]
+fn replicas_that_start_without_the_store_enforce_their_part() {
+    with_paused_clock(async || {
+        let memory = Arc::new(Memory::default());
+        let replicas: Vec<_> = (0..4).map(|id| Replica::start(&memory, id, RATE as f64)).collect();
+        replicas.iter().for_each(|one| one.is_cut.store(true, Relaxed));
+        within(overload(&replicas, 20).await, 20, 1.1);
+        assert!(replicas.iter().all(|one| one.is_local()));
+    });
+}
+
+/// What each second's line says, of a store that answers or not.
+#[test]
+fn the_last_line_of_the_log_is_right() {
+    let memory = Arc::new(Memory::default());
+    let check = |answers: &[(u64, bool)], lines: &[(u64, bool)]| {
+        with_paused_clock(async || {
+            let replica = Replica::start(&memory, 0, 1.0);
+            let leases = replica.limits.leases().expect("they are shared");
+            let mut found = Vec::new();
+            for tenth in 0..400 {
+                let answer = answers.iter().rev().find(|(at, _)| *at <= tenth);
+                replica.is_cut.store(answer.is_some_and(|(_, answers)| !answers), Relaxed);
+                sleep(Duration::from_millis(100)).await;
+                let last = leases.logged.lock().expect("not poisoned").last;
+                if let Some((is_local, _)) = last
+                    && found.last().is_none_or(|(_, before)| *before != is_local)
+                {
+                    found.push((tenth, is_local));
+                }
+            }
+            let near = |(a, b): (&(u64, bool), &(u64, bool))| a.0.abs_diff(b.0) <= 2 && a.1 == b.1;
+            let is_right = found.len() == lines.len() && found.iter().zip(lines).all(near);
+            assert!(is_right, "{answers:?}: {found:?}");
+        });
+    };
+    // Times in tenths of a second: the store answers from the start.
+    check(&[(0, true)], &[(0, false)]);
+    // It does not, and then does.
+    check(&[(0, false)], &[(20, true)]);
+    check(&[(0, false), (50, true)], &[(20, true), (120, false)]);
+    // A slow connection at the start is no outage.
+    check(&[(0, false), (10, true)], &[(10, false)]);
+    // Outages that are too short for a line, or whose end is.
+    check(&[(0, true), (50, false), (55, true)], &[(0, false)]);
+    check(&[(0, true), (200, false), (230, true)], &[(0, false), (200, true), (300, false)]);
+    check(&[(0, true), (50, false)], &[(0, false), (100, true)]);
 }
 
 #[test]

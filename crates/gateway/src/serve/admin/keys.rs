@@ -8,30 +8,43 @@ use serde_json::{Value, json};
 
 use super::{document, error};
 use crate::call::message::Answer;
-use crate::call::routing::Key;
+use crate::call::routing::{Endpoint, Key};
 use crate::call::worker::{Shared, State};
 use crate::http1::unescaped;
 
 /// Answers with the keys of all endpoints, or of `endpoint=ID`.
 pub(super) fn answer<'a>(shared: &Shared, state: &State, query: Option<&str>) -> Answer<'a> {
-    let mut only = None;
-    for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
-        match pair.split_once('=') {
-            Some(("endpoint", id)) if only.is_none() => only = Some(unescaped(id)),
-            Some(("endpoint", _)) => {
-                return error(400, "the parameter endpoint is given twice", "");
-            }
-            _ => return error(400, "unknown parameter", "supported is endpoint"),
-        }
-    }
-    let mut endpoints: Vec<_> = state.routing.endpoints().collect();
-    endpoints.retain(|(id, _)| only.as_deref().is_none_or(|only| only == *id));
-    endpoints.sort_by_key(|(id, _)| *id);
+    let endpoints = match asked(state, query) {
+        Ok(endpoints) => endpoints,
+        Err(refusal) => return *refusal,
+    };
     let keys = endpoints.into_iter().flat_map(|(id, endpoint)| {
         let keys = endpoint.access.keys().into_iter();
         keys.map(move |key| shown(shared, id, key))
     });
     document(200, &json!({ "keys": keys.collect::<Vec<_>>() }))
+}
+
+/// The endpoints that a query asks for, sorted by id: all, or `endpoint=ID`.
+///
+/// # Errors
+/// The answer to a query that is not valid.
+pub(super) fn asked<'s, 'a>(
+    state: &'s State,
+    query: Option<&str>,
+) -> Result<Vec<(&'s str, &'s Endpoint)>, Box<Answer<'a>>> {
+    let refused = |message, hint| Err(Box::new(error(400, message, hint)));
+    let mut only = None;
+    for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=') {
+            Some(("endpoint", id)) if only.is_none() => only = Some(unescaped(id)),
+            Some(("endpoint", _)) => return refused("the parameter endpoint is given twice", ""),
+            _ => return refused("unknown parameter", "supported is endpoint"),
+        }
+    }
+    let mut endpoints = state.routing.sorted_endpoints();
+    endpoints.retain(|(id, _)| only.as_deref().is_none_or(|only| only == *id));
+    Ok(endpoints)
 }
 
 fn shown(shared: &Shared, endpoint: &str, key: &Key) -> Value {

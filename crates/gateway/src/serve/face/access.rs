@@ -3,8 +3,10 @@
 //! A key is presented in `Authorization: Bearer`, in `X-Api-Key`, or in the path behind the endpoint's
 //! id. It is hashed and forgotten: no message, log line, metric or upstream request contains it. The
 //! answer does not say whether a wrong key is unknown, expired or another endpoint's; the log does, at
-//! most once a second, and without the key. The answer also names what is wrong with the form of a key,
-//! such as a missing "Bearer", because that depends on the request alone.
+//! most once in ten seconds for each endpoint, and without the key. The answer also names what is wrong
+//! with the form of a key, such as a missing "Bearer", because that depends on the request alone.
+
+use std::sync::atomic::Ordering::Relaxed;
 
 use plimsoll_measure::Nanos;
 use plimsoll_registry::model::{KEY_PREFIX, check_id, masked};
@@ -16,13 +18,17 @@ use crate::call::forwarded;
 use crate::call::relay::shown;
 use crate::call::routing::{Access, Endpoint, Key, Routing};
 use crate::error::{Error, ErrorKind};
+use crate::limits::is_time;
 use crate::observe::stats::WrongKey;
 
 /// The longest key that is hashed, in bytes.
 const KEY_LEN_MAX: usize = 256;
 
-/// How often a wrong key is logged.
-const LOG_EVERY: Nanos = Nanos::from_secs(1);
+/// How often a wrong key is logged for an endpoint. [`crate::call::floods`] logs how many there were.
+const LOG_EVERY: Nanos = Nanos::from_secs(10);
+
+/// How often a wrong key is logged at all.
+const LOG_EVERY_OF_ALL: Nanos = Nanos::from_millis(100);
 
 /// Whether a text in the place of an endpoint's id is a key, or contains one.
 pub(super) fn is_key(routing: &Routing, id: &str) -> bool {
@@ -204,7 +210,12 @@ fn find<'e>(
 fn refused(context: &RequestContext<'_, '_>, endpoint: &Endpoint, wrong: Wrong) -> Error {
     let (worker, Wrong { key: wrong, form }) = (context.worker, wrong);
     worker.local.counts().wrong_keys[wrong as usize].add(1);
-    if worker.shared.limits.may_log(worker.local.recent(), LOG_EVERY) {
+    let now = worker.local.recent();
+    let may_log = endpoint.access.ledger().is_none_or(|ledger| {
+        ledger.refused.wrong_keys[wrong as usize].fetch_add(1, Relaxed);
+        is_time(&ledger.refused.logged_at, now, LOG_EVERY)
+    });
+    if may_log && worker.shared.limits.may_log(now, LOG_EVERY_OF_ALL) {
         let id = endpoint.access.account.endpoint.as_deref().unwrap_or_default();
         let (id, peer) = (masked(id), context.request.peer);
         tracing::info!("endpoint {id}: a request from {peer} {}", wrong.words());

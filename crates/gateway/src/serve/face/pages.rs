@@ -3,6 +3,8 @@
 //! Health and readiness are served on every listener, under the default paths of PATH, Kubernetes and
 //! load balancers ([`Probe`]), even to connections beyond the limits (`serve/refusal.rs`).
 
+mod limits;
+
 use plimsoll_measure::Nanos;
 use plimsoll_registry::settings::Faces;
 use plimsoll_rpc::json;
@@ -141,6 +143,8 @@ struct Readiness<'s> {
     services: Vec<&'s Arc<Service>>,
     asked: Option<&'s str>,
     is_draining: bool,
+    /// Whether quotas do not know yet what has been used.
+    awaits_totals: bool,
     /// The time of the request.
     now: Nanos,
     /// Set if the request asks for details.
@@ -167,11 +171,13 @@ impl<'s> Readiness<'s> {
             }
         };
         let (is_draining, now) = (shared.is_draining(), shared.time.now());
-        Readiness { services, asked, is_draining, now, details: None }
+        let awaits_totals = shared.limits.totals.is_pending();
+        Readiness { services, asked, is_draining, awaits_totals, now, details: None }
     }
 
     fn is_one_ready(&self, service: &Service) -> bool {
-        !self.is_draining && service.why_unready(self.now).is_none()
+        let is_open = !self.is_draining && !self.awaits_totals;
+        is_open && service.why_unready(self.now).is_none()
     }
 
     /// One service that can be called suffices: a load balancer must not lose the gateway, and with it
@@ -188,6 +194,9 @@ impl<'s> Readiness<'s> {
     fn message(&self) -> Option<String> {
         match (self.is_draining, self.asked) {
             (true, _) => Some("shutting down".to_string()),
+            (false, _) if self.awaits_totals => {
+                Some("waiting for the database to say what quotas have left".to_string())
+            }
             (false, Some(id)) if self.services.is_empty() => {
                 Some(format!("there is no service {}", shown(id)))
             }
@@ -240,6 +249,7 @@ impl<'s> Readiness<'s> {
         body.push(b'}');
         if let Some(details) = &self.details {
             details.config(&mut body);
+            limits::write(details.shared, details.now, &mut body);
         }
         if let Some(message) = self.message() {
             body.extend_from_slice(b",\"message\":");

@@ -152,6 +152,13 @@ impl Client {
         Ok(value["keys"].as_array().cloned().unwrap_or_default())
     }
 
+    /// What an endpoint and its keys, or all, may use, have used and were refused.
+    pub(crate) async fn limits(&mut self, endpoint: Option<&str>) -> anyhow::Result<Vec<Value>> {
+        let query = endpoint.map(|id| format!("?endpoint={id}")).unwrap_or_default();
+        let value = self.ask("GET", &format!("limits{query}"), Vec::new()).await?;
+        Ok(value["limits"].as_array().cloned().unwrap_or_default())
+    }
+
     /// Asks for the cache's figures (`GET`), or removes what a query selects (`DELETE`); returns the status
     /// and the answer as it is.
     pub(crate) async fn cache(&self, method: &str, query: &str) -> anyhow::Result<(u16, String)> {

@@ -226,6 +226,7 @@ fn limits() -> impl Strategy<Value = Limits> {
         idle_time: times.2,
         write_time: times.3,
         shared: times.0.0 % 2 == 0,
+        replicas: 1 + counts.1 % 10_000,
     })
 }
 

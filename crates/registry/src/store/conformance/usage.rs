@@ -28,8 +28,15 @@ fn calls(calls: u64) -> Counts {
         errors: 1,
         bytes_in: 1 << 40,
         compute_units: units,
+        // Some calls were admitted and not answered.
+        admitted_units: units + 1,
         ..Counts::default()
     }
+}
+
+/// What reports have of counts.
+fn reported(counts: Counts) -> Counts {
+    Counts { admitted_units: 0, ..counts }
 }
 
 fn batch(writer: &str, sequence: u64, rows: &[(Subject, Counts)]) -> Batch {
@@ -71,7 +78,7 @@ async fn batches_are_added_once(store: &Store) {
     let expected: Vec<_> = {
         let mut rows = rows.to_vec();
         rows.sort_by(|(a, _), (b, _)| a.cmp(b));
-        rows
+        rows.into_iter().map(|(row, counts)| (row, reported(counts))).collect()
     };
     assert_eq!(store.usage(&query(all)).await.unwrap(), expected);
     // Numbers may be left out, but not go back; and another writer has its own.
@@ -82,7 +89,7 @@ async fn batches_are_added_once(store: &Store) {
     let mut counts = calls(3);
     counts.add(&calls(3));
     counts.add(&calls(3));
-    assert_eq!(store.usage(&query(all)).await.unwrap()[0], (rows[0].0.clone(), counts));
+    assert_eq!(store.usage(&query(all)).await.unwrap()[0], (rows[0].0.clone(), reported(counts)));
 }
 
 async fn sums_are_grouped_and_filtered(store: &Store) {
@@ -136,14 +143,18 @@ async fn totals_are_of_the_day_and_the_month(store: &Store) {
     let totals =
         |key: &str, day, month| Totals { endpoint: "q".into(), key: key.into(), day, month };
     let ask = async |hour| store.usage_totals(&["q".into(), "none".into()], hour).await.unwrap();
-    assert_eq!(
-        ask(HOUR + 24).await,
-        [totals("", (30, 210), (30, 210)), totals("k", (3, 21), (3, 21))]
-    );
-    assert_eq!(ask(HOUR + 48).await, [totals("", (0, 0), (30, 210)), totals("k", (0, 0), (3, 21))]);
-    assert_eq!(ask(HOUR - 1).await, [totals("", (100, 700), (100, 700))]);
+    assert_eq!(ask(HOUR + 24).await, [totals("", 213, 213), totals("k", 22, 22)]);
+    assert_eq!(ask(HOUR + 48).await, [totals("", 0, 213), totals("k", 0, 22)]);
+    assert_eq!(ask(HOUR - 1).await, [totals("", 701, 701)]);
     assert_eq!(ask(HOUR - 24 * 40).await, []);
     assert_eq!(store.usage_totals(&[], HOUR).await.unwrap(), []);
+    // What was only admitted is in the sums of the day, and not in reports.
+    let admitted = Counts { admitted_units: 5, ..Counts::default() };
+    let row = (subject(HOUR + 24, "q", "late", "eth", "eth_call"), admitted);
+    store.put_usage(&batch("w3", 3, &[row])).await.unwrap();
+    assert!(ask(HOUR + 24).await.contains(&totals("late", 5, 5)));
+    let by_key = found(store, &query("key")).await;
+    assert!(by_key.iter().all(|(subject, _)| subject.key != "late"), "{by_key:?}");
 }
 
 /// Writers that add to the same rows at the same time wait for each other, and not in a circle.

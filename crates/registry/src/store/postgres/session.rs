@@ -48,6 +48,7 @@ const MIGRATIONS: [&[&str]; SCHEMA as usize] = [
         )",
     ],
     &usage::TABLES,
+    &usage::ADMITTED,
 ];
 
 type Result<T> = std::result::Result<T, Fault>;

@@ -45,7 +45,7 @@ fn gateways_may_create_the_same_tables_concurrently() {
         openers.into_iter().for_each(|opener| opener.join().unwrap());
         let database = url.rsplit('/').next().unwrap();
         let row = server.sql_in(database, "SELECT version, sequence FROM plimsoll_registry");
-        assert_eq!(row, "3|4", "one row, and every change");
+        assert_eq!(row, "4|4", "one row, and every change");
     }
 }
 
@@ -69,7 +69,7 @@ fn older_schemas_are_migrated() {
         })
         .collect();
     openers.into_iter().for_each(|opener| opener.join().unwrap().unwrap());
-    assert_eq!(server.sql("SELECT version, sequence FROM plimsoll_registry"), "3|1");
+    assert_eq!(server.sql("SELECT version, sequence FROM plimsoll_registry"), "4|1");
     assert_eq!(server.sql("SELECT count(*) FROM plimsoll_usage"), "0");
 }
 
@@ -78,18 +78,18 @@ async fn newer_schemas_are_rejected() {
     let server = Server::start();
     let store = open(&server.url()).await.unwrap();
     let mut known = store.load().await.unwrap();
-    server.sql("UPDATE plimsoll_registry SET version = 4");
+    server.sql("UPDATE plimsoll_registry SET version = 5");
     let is_newer = |error: &StoreError| {
-        assert!(matches!(error.kind, StoreErrorKind::Newer { found: 4, known: 3 }), "{error}");
+        assert!(matches!(error.kind, StoreErrorKind::Newer { found: 5, known: 4 }), "{error}");
         assert!(error.hint().contains("cannot be downgraded"));
     };
     is_newer(&store.refresh(&mut known).await.unwrap_err());
     is_newer(&open(&server.url()).await.unwrap_err());
-    assert_eq!(server.sql("SELECT version FROM plimsoll_registry"), "4", "left unchanged");
+    assert_eq!(server.sql("SELECT version FROM plimsoll_registry"), "5", "left unchanged");
     // A program that is open does not write to tables that it does not know.
-    server.sql("UPDATE plimsoll_registry SET version = 3");
-    let store = open(&server.url()).await.unwrap();
     server.sql("UPDATE plimsoll_registry SET version = 4");
+    let store = open(&server.url()).await.unwrap();
+    server.sql("UPDATE plimsoll_registry SET version = 5");
     let add = [Change::Add(endpoint("e"))];
     assert_eq!(store.apply(&add, 0).await.unwrap(), Applied::Moved);
 }

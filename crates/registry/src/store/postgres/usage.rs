@@ -47,6 +47,14 @@ pub(super) const TABLES: [&str; 4] = [
     "UPDATE plimsoll_registry SET version = 3",
 ];
 
+/// What version 4 of the schema adds: what quotas were charged. Before, only what calls were charged is
+/// known.
+pub(super) const ADMITTED: [&str; 3] = [
+    "ALTER TABLE plimsoll_usage_day ADD COLUMN admitted_units BIGINT NOT NULL DEFAULT 0",
+    "UPDATE plimsoll_usage_day SET admitted_units = compute_units",
+    "UPDATE plimsoll_registry SET version = 4",
+];
+
 impl Postgres {
     pub(in crate::store) async fn put_usage(&self, batch: &Batch, hour: i64) -> Result<Put> {
         let mut link = self.link().await?;
@@ -116,16 +124,8 @@ impl Session {
             transaction.rollback().await?;
             return Ok(Put::Known);
         }
-        let names = |name: fn(&Subject) -> &String| -> Vec<String> {
-            batch.rows.iter().map(|(subject, _)| name(subject).clone()).collect()
-        };
-        let hours: Vec<i64> = batch.rows.iter().map(|(subject, _)| stored(subject.hour)).collect();
-        let mut figures: [Vec<i64>; Counts::COUNT] = Default::default();
-        for (_, counts) in &batch.rows {
-            for (column, figure) in figures.iter_mut().zip(counts.values()) {
-                column.push(stored(figure));
-            }
-        }
+        let shown = batch.rows.iter().filter(|(_, counts)| counts.has_figures());
+        let Columns { hours, endpoints, keys, services, methods, figures, .. } = Columns::of(shown);
         let sql = "INSERT INTO plimsoll_usage AS u \
                    SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], \
                    $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], \
@@ -137,23 +137,28 @@ impl Session {
                    hedges = u.hedges + EXCLUDED.hedges, bytes_in = u.bytes_in + EXCLUDED.bytes_in, \
                    bytes_out = u.bytes_out + EXCLUDED.bytes_out, \
                    compute_units = u.compute_units + EXCLUDED.compute_units";
-        let (endpoints, keys) = (names(|row| &row.endpoint), names(|row| &row.key));
-        let [_, ok, errors, .., units] = figures.clone();
-        let mut add = query(sql, status).bind(hours.clone()).bind(endpoints.clone());
-        add = add.bind(keys.clone()).bind(names(|row| &row.service)).bind(names(|row| &row.method));
+        let mut add = query(sql, status).bind(hours).bind(endpoints);
+        add = add.bind(keys).bind(services).bind(methods);
         for column in figures {
             add = add.bind(column);
         }
         add.execute(&mut *transaction).await?;
         let sql = "INSERT INTO plimsoll_usage_day AS d \
-                   SELECT endpoint, key, hour / 24, sum(ok + errors)::bigint, sum(units)::bigint \
+                   SELECT endpoint, key, hour / 24, sum(ok + errors)::bigint, sum(units)::bigint, \
+                   sum(admitted)::bigint \
                    FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], \
-                   $6::bigint[]) AS row (hour, endpoint, key, ok, errors, units) \
+                   $6::bigint[], $7::bigint[]) \
+                   AS row (hour, endpoint, key, ok, errors, units, admitted) \
                    WHERE endpoint <> '' GROUP BY 1, 2, 3 ORDER BY 1, 2, 3 \
                    ON CONFLICT (endpoint, key, day) DO UPDATE SET calls = d.calls + EXCLUDED.calls, \
-                   compute_units = d.compute_units + EXCLUDED.compute_units";
+                   compute_units = d.compute_units + EXCLUDED.compute_units, \
+                   admitted_units = d.admitted_units + EXCLUDED.admitted_units";
+        let Columns { hours, endpoints, keys, figures, admitted, .. } =
+            Columns::of(batch.rows.iter());
+        let [_, ok, errors, .., units] = figures;
         let add = query(sql, status).bind(hours).bind(endpoints).bind(keys);
-        add.bind(ok).bind(errors).bind(units).execute(&mut *transaction).await?;
+        let add = add.bind(ok).bind(errors).bind(units).bind(admitted);
+        add.execute(&mut *transaction).await?;
         self.is_committing = true;
         status.count();
         transaction.commit().await?;
@@ -207,9 +212,8 @@ impl Session {
         days: Days,
     ) -> std::result::Result<Vec<Totals>, Fault> {
         let sql = "SELECT endpoint, key, \
-                   coalesce(sum(calls) FILTER (WHERE day = $2), 0)::bigint, \
-                   coalesce(sum(compute_units) FILTER (WHERE day = $2), 0)::bigint, \
-                   sum(calls)::bigint, sum(compute_units)::bigint FROM plimsoll_usage_day \
+                   coalesce(sum(admitted_units) FILTER (WHERE day = $2), 0)::bigint, \
+                   sum(admitted_units)::bigint FROM plimsoll_usage_day \
                    WHERE endpoint = ANY ($1) AND day BETWEEN $3 AND $2 \
                    GROUP BY endpoint, key ORDER BY endpoint, key";
         let rows = query(sql, status).bind(endpoints.to_vec()).bind(days.today).bind(days.month);
@@ -219,8 +223,8 @@ impl Session {
             totals.push(Totals {
                 endpoint: row.try_get(0)?,
                 key: row.try_get(1)?,
-                day: (number(row, 2)?, number(row, 3)?),
-                month: (number(row, 4)?, number(row, 5)?),
+                day: number(row, 2)?,
+                month: number(row, 3)?,
             });
         }
         Ok(totals)
@@ -235,6 +239,37 @@ impl Session {
             query(sql, status).bind(before).execute(&mut self.connection).await?;
         }
         Ok(())
+    }
+}
+
+/// Rows as arrays.
+#[derive(Default)]
+struct Columns {
+    hours: Vec<i64>,
+    endpoints: Vec<String>,
+    keys: Vec<String>,
+    services: Vec<String>,
+    methods: Vec<String>,
+    figures: [Vec<i64>; Counts::COUNT],
+    admitted: Vec<i64>,
+}
+
+impl Columns {
+    fn of<'a>(rows: impl Iterator<Item = &'a (Subject, Counts)>) -> Columns {
+        let mut columns = Columns::default();
+        for (subject, counts) in rows {
+            let Subject { hour, endpoint, key, service, method } = subject.clone();
+            columns.hours.push(stored(hour));
+            columns.endpoints.push(endpoint);
+            columns.keys.push(key);
+            columns.services.push(service);
+            columns.methods.push(method);
+            for (column, figure) in columns.figures.iter_mut().zip(counts.values()) {
+                column.push(stored(figure));
+            }
+            columns.admitted.push(stored(counts.admitted_units));
+        }
+        columns
     }
 }
 

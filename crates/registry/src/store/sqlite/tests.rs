@@ -111,10 +111,10 @@ async fn foreign_and_newer_databases_are_rejected() {
     open(&folder.url()).await.unwrap().close().await;
     let options = SqliteConnectOptions::new().filename(folder.path());
     let mut newer = options.connect().await.unwrap();
-    sqlx::query("PRAGMA user_version = 4").execute(&mut newer).await.unwrap();
+    sqlx::query("PRAGMA user_version = 5").execute(&mut newer).await.unwrap();
     let error = open(&folder.url()).await.unwrap_err();
     assert!(
-        error.to_string().ends_with("its schema version is 4; this program supports version 3"),
+        error.to_string().ends_with("its schema version is 5; this program supports version 4"),
         "{error}"
     );
 }
@@ -145,6 +145,22 @@ async fn older_schemas_are_migrated() {
     assert_eq!(behind.entries, known.entries);
     store.close().await;
     assert_eq!(open(&folder.url()).await.unwrap().load().await.unwrap().sequence, 8);
+}
+
+/// A file written before it was stored what quotas were charged.
+#[tokio::test]
+async fn charged_units_stand_for_admitted_ones_in_older_files() {
+    let folder = Folder::new();
+    let options = SqliteConnectOptions::new().filename(folder.path()).create_if_missing(true);
+    let mut older = options.connect().await.unwrap();
+    let before = super::MIGRATIONS[..3].iter().flat_map(|migration| migration.iter().copied());
+    for sql in before.chain(["INSERT INTO usage_day VALUES ('e', '', 20758, 3, 50)"]) {
+        sqlx::query(sql).execute(&mut older).await.unwrap();
+    }
+    older.close().await.unwrap();
+    let store = open(&folder.url()).await.unwrap();
+    let totals = store.usage_totals(&["e".into()], 20_758 * 24).await.unwrap();
+    assert_eq!((totals[0].day, totals[0].month), (50, 50));
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use sqlx::{Connection, Row};
 use super::super::StoreErrorKind;
 use super::super::usage::{Days, Found, counts, stored};
 use super::{Result, Sqlite};
-use crate::usage::{Batch, Put, Subject, Totals, UsageQuery};
+use crate::usage::{Batch, Counts, Put, Subject, Totals, UsageQuery};
 
 /// The tables, since version 3 of the schema.
 pub(super) const TABLES: [&str; 4] = [
@@ -45,6 +45,14 @@ pub(super) const TABLES: [&str; 4] = [
     "PRAGMA user_version = 3",
 ];
 
+/// What version 4 of the schema adds: what quotas were charged. Before, only what calls were charged is
+/// known.
+pub(super) const ADMITTED: [&str; 3] = [
+    "ALTER TABLE usage_day ADD COLUMN admitted_units INTEGER NOT NULL DEFAULT 0",
+    "UPDATE usage_day SET admitted_units = compute_units",
+    "PRAGMA user_version = 4",
+];
+
 impl Sqlite {
     pub(in crate::store) async fn put_usage(&self, batch: &Batch, hour: i64) -> Result<Put> {
         let mut guard = self.current().await?;
@@ -71,15 +79,20 @@ impl Sqlite {
                    hedges = u.hedges + excluded.hedges, bytes_in = u.bytes_in + excluded.bytes_in, \
                    bytes_out = u.bytes_out + excluded.bytes_out, \
                    compute_units = u.compute_units + excluded.compute_units";
-        let document = document(batch);
-        self.queries.query(sql).bind(document.clone()).execute(&mut *transaction).await?;
+        let shown = document(batch.rows.iter().filter(|(_, counts)| counts.has_figures()));
+        self.queries.query(sql).bind(shown).execute(&mut *transaction).await?;
         let sql = "INSERT INTO usage_day AS d \
                    SELECT value->>1, value->>2, (value->>0) / 24, \
-                   sum((value->>6) + (value->>7)), sum(value->>14) \
+                   sum((value->>6) + (value->>7)), sum(value->>14), sum(value->>15) \
                    FROM json_each(?1) WHERE value->>1 <> '' GROUP BY 1, 2, 3 \
                    ON CONFLICT (endpoint, key, day) DO UPDATE SET calls = d.calls + excluded.calls, \
-                   compute_units = d.compute_units + excluded.compute_units";
-        self.queries.query(sql).bind(document).execute(&mut *transaction).await?;
+                   compute_units = d.compute_units + excluded.compute_units, \
+                   admitted_units = d.admitted_units + excluded.admitted_units";
+        self.queries
+            .query(sql)
+            .bind(document(batch.rows.iter()))
+            .execute(&mut *transaction)
+            .await?;
         self.queries.count();
         transaction.commit().await?;
         Ok(Put::Written)
@@ -129,9 +142,8 @@ impl Sqlite {
         let mut guard = self.current().await?;
         let open = guard.as_mut().ok_or(StoreErrorKind::Gone)?;
         let sql = "SELECT endpoint, key, \
-                   coalesce(sum(calls) FILTER (WHERE day = ?2), 0), \
-                   coalesce(sum(compute_units) FILTER (WHERE day = ?2), 0), \
-                   sum(calls), sum(compute_units) FROM usage_day \
+                   coalesce(sum(admitted_units) FILTER (WHERE day = ?2), 0), \
+                   sum(admitted_units) FROM usage_day \
                    WHERE endpoint IN (SELECT value FROM json_each(?1)) AND day BETWEEN ?3 AND ?2 \
                    GROUP BY endpoint, key ORDER BY endpoint, key";
         let names = Value::from(endpoints.to_vec()).to_string();
@@ -145,8 +157,8 @@ impl Sqlite {
             totals.push(Totals {
                 endpoint: row.try_get(0)?,
                 key: row.try_get(1)?,
-                day: (number(row, 2)?, number(row, 3)?),
-                month: (number(row, 4)?, number(row, 5)?),
+                day: number(row, 2)?,
+                month: number(row, 3)?,
             });
         }
         Ok(totals)
@@ -170,13 +182,14 @@ impl Sqlite {
     }
 }
 
-/// The rows of a batch: `[[hour, endpoint, key, service, method, calls, …], …]`.
-fn document(batch: &Batch) -> String {
-    let row = |(subject, counts): &(Subject, crate::usage::Counts)| {
+/// Rows: `[[hour, endpoint, key, service, method, calls, …, admitted_units], …]`.
+fn document<'a>(rows: impl Iterator<Item = &'a (Subject, Counts)>) -> String {
+    let row = |(subject, counts): &(Subject, Counts)| {
         let Subject { hour, endpoint, key, service, method } = subject;
         let names = [endpoint, key, service, method].map(|name| Value::from(name.as_str()));
-        let figures = counts.values().map(|figure| Value::from(stored(figure)));
+        let figures = counts.values().into_iter().chain([counts.admitted_units]);
+        let figures = figures.map(|figure| Value::from(stored(figure)));
         std::iter::once(Value::from(stored(*hour))).chain(names).chain(figures).collect::<Value>()
     };
-    batch.rows.iter().map(row).collect::<Value>().to_string()
+    rows.map(row).collect::<Value>().to_string()
 }

@@ -73,6 +73,29 @@ fn append(spool: &mut Spool<Memory>, rows: &Rows) {
     assert!(rows.is_empty());
 }
 
+/// A row of version 1 says what was charged, which stands for what was admitted.
+#[test]
+fn files_of_the_first_version_are_read() {
+    let disk = Memory::default();
+    drop(open(disk.clone()));
+    let counts = Counts { calls: 2, compute_units: 52, ..Counts::default() };
+    let row = json!([[7, "e", "k", "eth", "eth_call", counts.values()]]);
+    {
+        let mut file = disk.0.borrow_mut();
+        file[NAME.len()] = b'1';
+        file.extend_from_slice(line(&row).as_bytes());
+    }
+    let mut spool = open(disk.clone());
+    let batch = spool.batch().unwrap().unwrap();
+    assert_eq!(batch.rows[0].1, Counts { admitted_units: 52, ..counts });
+    // A row of this version says both.
+    let subject = batch.rows[0].0.clone();
+    spool.delivered().unwrap();
+    let admitted = Counts { admitted_units: 99, ..counts };
+    append(&mut spool, &[(subject, admitted)].into_iter().collect());
+    assert_eq!(spool.batch().unwrap().unwrap().rows[0].1, admitted);
+}
+
 #[test]
 fn batches_stay_the_same_until_they_are_delivered() {
     let disk = Memory::default();
