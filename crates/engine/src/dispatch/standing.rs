@@ -234,7 +234,7 @@ fn sockets_of(plan: &Plan, arrival: &Arrival) -> Option<Sockets> {
     Some(Sockets { silence: sockets.silence.filter(|_| !is_idle), ..sockets })
 }
 
-/// The pause after so many failures before, of which a random half.
+/// The pause after this many failures in a row; up to half of it is taken off at random.
 fn pause_after(failures: u32, retry: Option<Nanos>, random: u64) -> Nanos {
     let least = retry.unwrap_or(BACK_OFF_MIN);
     let longest = Nanos(least.0 << failures.min(16)).min(BACK_OFF_MAX);

@@ -116,7 +116,7 @@ impl Ledger {
     pub(crate) fn set_total(&self, span: Span, today: Today, total: u64, delivered: u64) {
         let period = self.period(span, today);
         if period.number.load(Relaxed) == today.number(span) {
-            // Release: whoever reads it sees all charges that were delivered.
+            // Release: who reads this value also sees all charges that were delivered.
             period.elsewhere.store(total.wrapping_sub(delivered), Release);
         }
     }

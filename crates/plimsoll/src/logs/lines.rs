@@ -6,7 +6,7 @@ use plimsoll_plan::{Pattern, Secrets, without_secrets};
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// The longest line; of a longer one only so many bytes are matched, and it is counted.
+/// The longest line, in bytes. Of a longer one only its beginning is matched, and [`LogEvent::LongLine`] is counted.
 pub(super) const LINE_MAX: usize = 64 << 10;
 /// An example begins at most this many bytes before what matched.
 const BEFORE_MATCH: usize = 60;

@@ -1,4 +1,4 @@
-//! What watches a run's seconds, whoever sends: the progress line, the terminal, the live page, the metrics page, and
+//! What watches a run's seconds, on one host or on several: the progress line, the terminal, the live page, the metrics page, and
 //! objectives that stop the run.
 
 use super::progress::Progress;

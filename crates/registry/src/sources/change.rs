@@ -199,8 +199,8 @@ pub(super) fn check_new_keys(
     rejection(requests, rejected).map_or(Ok(()), Err)
 }
 
-/// Checks that no line has what listings show in the place of a secret: whoever imports a listing would
-/// otherwise learn from failing calls that the secrets are gone.
+/// Checks that no line has the mark that listings show instead of a secret. A listing that was imported would
+/// otherwise be noticed only by calls that fail.
 fn check_secrets(lines: &[(String, String)]) -> Result<(), ChangeError> {
     let mut problems = Problems::default();
     // A default that is not shown is read like none.
