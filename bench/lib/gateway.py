@@ -1,7 +1,6 @@
 """The gateway: CPU cost of locally answered and relayed calls, and memory."""
 
 import http.client
-import resource
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
@@ -9,7 +8,7 @@ from pathlib import Path
 from statistics import median
 
 from . import subjects
-from .machine import say
+from .machine import allow_descriptors, say
 from .processes import CouldNotRun
 from .subjects import PATH, Calls, Subject, call
 from .settings import CONNECTIONS, CONTENT_TYPE, Settings
@@ -283,7 +282,7 @@ def memory(section: Section, settings: Settings) -> None:
         return held
 
     with subjects.node(section) as node:
-        allow_descriptors()
+        allow_descriptors(IDLE_CONNECTIONS + SPARE_DESCRIPTORS)
         with subjects.gateway(settings, node.server.address) as gateway:
             add("at startup", gateway)
             idle = [one_call(gateway) for _ in range(IDLE_CONNECTIONS)]
@@ -303,18 +302,6 @@ def memory(section: Section, settings: Settings) -> None:
             growth = add(f"after {total:,}", gateway) - early
             section.bar(f"growth from {total // 10:,} to {total:,} calls", f"{growth:.1f} MiB",
                         f"≤ {GROWTH_BAR_MIB} MiB", growth <= GROWTH_BAR_MIB)
-
-
-def allow_descriptors() -> None:
-    """Raises the descriptor limit of this program, and of the gateway that it starts."""
-    needed = IDLE_CONNECTIONS + SPARE_DESCRIPTORS
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft >= needed:
-        return
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, max(needed, hard)))
-    except (OSError, ValueError) as error:
-        raise CouldNotRun(f"needs {needed:,} file descriptors, the limit is {hard:,}: {error}") from error
 
 
 def one_call(gateway: Subject) -> http.client.HTTPConnection:

@@ -39,4 +39,4 @@ pub use nearest::{nearest, nearest_within};
 pub use problem::{Place, Problem, Problems};
 pub use redact::{REDACTED, authority_of, is_secret, is_word, secret_within};
 pub use secrets::{Secrets, percent_decoded};
-pub use variables::{Text, Variables};
+pub use variables::{Text, Variables, placeholders};

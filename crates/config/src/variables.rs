@@ -211,6 +211,20 @@ impl Variables {
     }
 }
 
+/// The names in `${NAME}` and `${NAME:-default}`, each once, in the order in which they appear; also
+/// behind a `$` that makes the text a literal.
+pub fn placeholders(text: &str) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for part in text.split("${").skip(1) {
+        let name: String =
+            part.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+        if !name.is_empty() && !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,6 +12,7 @@ mod gateway;
 mod host_check;
 mod host_file;
 mod interrupt;
+mod lifeline;
 mod live;
 mod logs;
 mod man;

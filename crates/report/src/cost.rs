@@ -197,20 +197,16 @@ impl Cost {
         let mut total = usage.total();
         total.compute_units = compute_units(basis.rules, &total.relays, &chains);
         let network = basis.rules.network;
-        let priced = |relays: Vec<(u64, u64)>| network.map(|network| upokt(network, relays));
-        total.upokt = match &total.compute_units {
-            // One floor for the total.
-            Ok(units) => priced(vec![(*units, 1)]).map(Ok),
-            Err(why) => network.map(|_| Err(why.clone())),
+        let on_network = |units: &Known<u64>| {
+            network.map(|network| units.clone().map(|units| upokt(network, [(units, 1)])))
         };
+        // One floor for the total.
+        total.upokt = on_network(&total.compute_units);
         for own in &mut chains {
             let cupr = basis.rules.cupr_of(&own.name).ok_or_else(|| no_cupr(&own.name));
             own.compute_units =
                 own.relays.clone().and_then(|relays| Ok(relays.saturating_mul(cupr?)));
-            own.upokt = match &own.compute_units {
-                Ok(units) => priced(vec![(*units, 1)]).map(Ok),
-                Err(why) => network.map(|_| Err(why.clone())),
-            };
+            own.upokt = on_network(&own.compute_units);
         }
         for own in chains.iter_mut().chain([&mut total]) {
             own.parts = parts(basis.rules, own);

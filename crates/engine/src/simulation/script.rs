@@ -171,7 +171,7 @@ impl Kind {
         over_http1 || Kind::HTTP2_EVENTS.contains(&self)
     }
 
-    const HTTP2_EVENTS: [Kind; 4] = [
+    pub(super) const HTTP2_EVENTS: [Kind; 4] = [
         Kind::Http2Events,
         Kind::Http2EventsOdd,
         Kind::Http2EventsHostile,

@@ -73,18 +73,20 @@ impl Writing {
     /// Ends with its queue, once everything is stored, or with the process.
     async fn run(mut self) {
         loop {
-            let payload = match self.backlog.pop() {
-                Ok(Some(payload)) => payload,
-                Ok(None) => match self.waiting.recv().await {
-                    Some(message) => encode(&message).into(),
-                    None => return,
-                },
+            let (message, payload) = match self.backlog.pop() {
+                Ok(Some(payload)) => {
+                    (LogMessage::decode(&payload).expect("it was encoded here"), payload)
+                }
+                Ok(None) => {
+                    let Some(message) = self.waiting.recv().await else { return };
+                    let payload = Bytes::from(encode(&message));
+                    (message, payload)
+                }
                 Err(why) => {
                     let _ = self.written.send(Written::Broken(why.to_string()));
                     return;
                 }
             };
-            let message = LogMessage::decode(&payload).expect("it was encoded here");
             let (bus, written, run) = (self.bus.clone(), self.written.clone(), self.run.clone());
             let stored = bus.append(&run, message, &payload, &written);
             tokio::pin!(stored);

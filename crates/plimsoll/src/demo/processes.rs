@@ -3,6 +3,7 @@
 //! Each child has a pipe from this process as its stdin and exits when the pipe closes, so no child
 //! outlives this process, however it ends.
 
+use crate::lifeline;
 use anyhow::Context;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -10,7 +11,6 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
 use std::time::Duration;
 
 /// A process that is still running this long after SIGTERM is killed.
@@ -114,20 +114,8 @@ impl GatewayProcess {
     }
 
     fn end(&mut self) {
-        let Some(mut child) = self.child.take() else { return };
-        drop(child.stdin.take());
-        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
-        // Fails if the process has already exited, which is fine.
-        let _ = kill(pid, Signal::SIGTERM);
-        let (exited, exit) = mpsc::channel();
-        let waiter = std::thread::spawn(move || {
-            let _ = child.wait();
-            let _ = exited.send(());
-        });
-        if exit.recv_timeout(STOP_MAX).is_err() {
-            let _ = kill(pid, Signal::SIGKILL);
-        }
-        let _ = waiter.join();
+        let child = self.child.take();
+        child.into_iter().for_each(|child| lifeline::end(child, Some(Signal::SIGTERM), STOP_MAX));
     }
 }
 

@@ -2,7 +2,9 @@
 
 use super::work::{self, Operator, WorkEvent};
 use super::{NatsArgs, bus_error, runtime, session};
+use crate::lifeline;
 use crate::{tell, usage_error};
+use nix::sys::signal::{Signal, raise};
 use plimsoll_engine::Control;
 use plimsoll_fleet::nats::{
     BacklogLimits, Bus, HostClock, LogEvent, LogWriter, Role, Written, is_name,
@@ -118,20 +120,12 @@ pub(crate) fn run(args: &AgentArgs) -> anyhow::Result<ExitCode> {
         folder,
     };
     if args.supervised {
-        end_with_stdin();
+        // As on Ctrl-C.
+        lifeline::when_parent_ends(|| _ = raise(Signal::SIGTERM))?;
     }
     plimsoll_host::raise_descriptor_limit();
     let operator = Operator { allowed, variables, clock: HostClock::start() };
     runtime()?.block_on(serve(args, name, labels, Arc::new(operator), limits))
-}
-
-/// Signals this process when its stdin is closed.
-fn end_with_stdin() {
-    std::thread::spawn(|| {
-        // A read error is an end, too.
-        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
-        let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGTERM);
-    });
 }
 
 /// The host's name as an agent's.

@@ -9,14 +9,13 @@
 //! The agents allow the plan's targets and its variables, and are labelled so that every stream finds one.
 
 use super::coordinate::FleetRun;
-use super::plan::placeholders;
 use super::{NatsArgs, session};
+use crate::lifeline;
 use crate::plan_source::{InlineArgs, SetArgs, SourceArgs, read_source};
 use crate::run::{FleetOutput, Format, LossArg, ViewArgs, fleet_run, run_with_agents};
 use crate::{tell, usage_error};
 use anyhow::Context;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use plimsoll_config::placeholders;
 use plimsoll_measure::units::counted;
 use plimsoll_plan::{Plan, SEED_MAX};
 use std::collections::BTreeMap;
@@ -235,7 +234,7 @@ fn address_of(log: ChildStderr) -> anyhow::Result<String> {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.child.take().into_iter().for_each(end);
+        self.child.take().into_iter().for_each(|child| lifeline::end(child, None, END_MAX));
     }
 }
 
@@ -298,7 +297,7 @@ impl AgentProcess {
 
 impl Drop for AgentProcess {
     fn drop(&mut self) {
-        self.child.take().into_iter().for_each(end);
+        self.child.take().into_iter().for_each(|child| lifeline::end(child, None, END_MAX));
     }
 }
 
@@ -308,22 +307,6 @@ fn last_lines(path: &Path) -> String {
     let lines: Vec<&str> = text.lines().collect();
     let last = &lines[lines.len().saturating_sub(SHOWN)..];
     last.iter().map(|line| format!("\n  {line}")).collect()
-}
-
-/// Ends a process by closing its pipe; kills it if it takes too long.
-fn end(mut child: Child) {
-    drop(child.stdin.take());
-    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
-    let (ended, end) = mpsc::channel();
-    let waiter = std::thread::spawn(move || {
-        let _ = child.wait();
-        let _ = ended.send(());
-    });
-    if end.recv_timeout(END_MAX).is_err() {
-        // An error means that it has ended meanwhile.
-        let _ = kill(pid, Signal::SIGKILL);
-    }
-    let _ = waiter.join();
 }
 
 #[cfg(test)]

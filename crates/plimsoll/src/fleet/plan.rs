@@ -2,7 +2,7 @@
 //! their values only if the plan says so (`fleet.secrets`).
 
 use crate::usage_error;
-use plimsoll_config::{Document, Variables};
+use plimsoll_config::{Document, Variables, placeholders};
 use plimsoll_fleet::Problem;
 use plimsoll_plan::{Plan, SecretsFrom};
 use serde_json::{Value, json};
@@ -86,17 +86,4 @@ impl SentPlan {
         // Its paths are absolute.
         Plan::read(&document, &variables, Path::new("/")).map_err(|problems| problems.to_string())
     }
-}
-
-/// The names in `${NAME}` and `${NAME:-default}`.
-pub(super) fn placeholders(text: &str) -> Vec<String> {
-    let mut names: Vec<String> = Vec::new();
-    for part in text.split("${").skip(1) {
-        let name: String =
-            part.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
-        if !name.is_empty() && !names.contains(&name) {
-            names.push(name);
-        }
-    }
-    names
 }

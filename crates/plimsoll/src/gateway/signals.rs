@@ -1,7 +1,7 @@
 //! Signals, and the exit of the supervisor.
 
+use crate::lifeline;
 use anyhow::Context;
-use std::io::Read;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -66,14 +66,10 @@ impl Signals {
     }
 }
 
-/// Waits on a thread for stdin to close, which happens however the supervisor exits.
+/// Notices when the supervisor exits.
 fn watch_supervisor() -> anyhow::Result<oneshot::Receiver<()>> {
     let (gone, seen) = oneshot::channel();
-    std::thread::Builder::new().name("supervisor".into()).spawn(move || {
-        let mut stdin = std::io::stdin().lock();
-        while matches!(stdin.read(&mut [0; 64]), Ok(n) if n > 0) {}
-        // The receiver is gone if the process is already exiting.
-        let _ = gone.send(());
-    })?;
+    // The receiver is gone if the process is already exiting.
+    lifeline::when_parent_ends(|| _ = gone.send(()))?;
     Ok(seen)
 }

@@ -1,32 +1,11 @@
 //! `plimsoll gateway export` and `import`: entries move between SQLite and a real Postgres and back, with
 //! their secrets, their keys and their states.
 
+use crate::registry::{done, refused};
 use crate::replicas::server::Server;
 use crate::run::{Done, Folder, command};
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
-
-/// Runs `plimsoll gateway` in a folder, with the arguments in `line`.
-fn gateway(folder: &Folder, line: &str) -> Done {
-    let args: Vec<&str> = ["gateway"].into_iter().chain(line.split_whitespace()).collect();
-    command(&args).env_remove("DATABASE_URL").current_dir(folder.path()).output().unwrap().into()
-}
-
-#[track_caller]
-fn done(folder: &Folder, line: &str) -> Done {
-    let done = gateway(folder, line);
-    assert_eq!(done.code, 0, "{line}: {}", done.stderr);
-    done
-}
-
-#[track_caller]
-fn refused(folder: &Folder, line: &str, words: &[&str]) {
-    let refused = gateway(folder, line);
-    assert_eq!((refused.code, refused.stdout.as_str()), (2, ""), "{line}: {}", refused.stderr);
-    for word in words {
-        assert!(refused.stderr.contains(word), "{line}\n{}\n{word}", refused.stderr);
-    }
-}
 
 /// Everything that listings say of a database.
 fn state(folder: &Folder, database: &str) -> Vec<Value> {

@@ -17,13 +17,13 @@ mod views;
 
 use crate::cache::until;
 use crate::gateway::Process;
-use crate::run::{Folder, command};
+use crate::run::{Done, Folder, command};
 use nix::sys::signal::Signal;
 use plimsoll_sim::{Service, Settings, Sim};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 /// A nats-server with files of its own; killed on drop.
 struct Nats {
@@ -98,6 +98,20 @@ impl Nats {
         agent.wait_for("waits for orders");
         agent
     }
+
+    /// An agent for each of the two chains.
+    fn two_agents(&self, allow: &str) -> [Process; 2] {
+        [self.agent("one", "chain=eth", allow), self.agent("two", "chain=boba", allow)]
+    }
+}
+
+/// The JSON that a command printed, and its stderr.
+#[track_caller]
+fn printed(output: Output) -> (Value, String) {
+    let done = Done::from(output);
+    let json =
+        serde_json::from_str(&done.stdout).unwrap_or_else(|why| panic!("{why}\n{}", done.stderr));
+    (json, done.stderr)
 }
 
 impl Drop for Nats {
@@ -174,10 +188,7 @@ fn agents_send_their_streams_and_the_sum_is_exact() {
     let out = folder.path().join("out");
     let out = out.to_str().unwrap();
     let args = ["run", &file, "--agents", "3", "--format", "json", "--out", out];
-    let done = nats.command(&args).output().unwrap();
-    let stderr = String::from_utf8_lossy(&done.stderr);
-    let summary: Value =
-        serde_json::from_slice(&done.stdout).unwrap_or_else(|_| panic!("{stderr}"));
+    let (summary, stderr) = printed(nats.command(&args).output().unwrap());
     assert_eq!(
         (&summary["requests"]["scheduled"], &summary["requests"]["ok"]),
         (&300.into(), &300.into()),
@@ -216,8 +227,7 @@ fn agents_send_their_streams_and_the_sum_is_exact() {
 fn agents_follow_no_logs_and_run_no_commands() {
     let (nats, sim) = (Nats::start(), sim(&["eth", "boba"]));
     let address = sim.address().to_string();
-    let agents =
-        [nats.agent("one", "chain=eth", &address), nats.agent("two", "chain=boba", &address)];
+    let agents = nats.two_agents(&address);
     let folder = Folder::new();
     let (ran, log) =
         (folder.path().join("ran"), folder.file("secret.log", "error: of the agent\n"));
@@ -231,10 +241,7 @@ fn agents_follow_no_logs_and_run_no_commands() {
     let file = folder.file("plan.toml", plan(&address, "1s") + &logs);
     let out = folder.path().join("out");
     let args = ["run", &file, "--agents", "2", "--format", "json", "--out", out.to_str().unwrap()];
-    let done = nats.command(&args).output().unwrap();
-    let stderr = String::from_utf8_lossy(&done.stderr);
-    let summary: Value =
-        serde_json::from_slice(&done.stdout).unwrap_or_else(|_| panic!("{stderr}"));
+    let (summary, stderr) = printed(nats.command(&args).output().unwrap());
     assert_eq!(summary["requests"]["ok"], 100, "{stderr}");
     assert!(stderr.contains("warning: [[log]] is ignored: agents read no files"), "{stderr}");
     assert!(!ran.exists(), "an agent ran a command");
@@ -257,8 +264,7 @@ fn agents_follow_no_logs_and_run_no_commands() {
 fn a_killed_agent_is_lost_and_its_requests_are_counted() {
     let (nats, sim) = (Nats::start(), sim(&["eth", "boba"]));
     let address = sim.address().to_string();
-    let agents =
-        [nats.agent("one", "chain=eth", &address), nats.agent("two", "chain=boba", &address)];
+    let agents = nats.two_agents(&address);
     let folder = Folder::new();
     let file = folder.file("plan.toml", plan(&address, "4s"));
     let args = ["run", &file, "--agents", "2", "--format", "json", "--no-out"];

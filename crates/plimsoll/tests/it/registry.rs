@@ -8,20 +8,20 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 /// Runs `plimsoll gateway` in a folder, with the arguments in `line`.
-fn gateway(folder: &Folder, line: &str) -> Done {
+pub(crate) fn gateway(folder: &Folder, line: &str) -> Done {
     let args: Vec<&str> = ["gateway"].into_iter().chain(line.split_whitespace()).collect();
     command(&args).env_remove("DATABASE_URL").current_dir(folder.path()).output().unwrap().into()
 }
 
 #[track_caller]
-fn done(folder: &Folder, line: &str) -> Done {
+pub(crate) fn done(folder: &Folder, line: &str) -> Done {
     let done = gateway(folder, line);
     assert_eq!(done.code, 0, "{line}: {}", done.stderr);
     done
 }
 
 #[track_caller]
-fn refused(folder: &Folder, line: &str, words: &[&str]) {
+pub(crate) fn refused(folder: &Folder, line: &str, words: &[&str]) {
     let refused = gateway(folder, line);
     assert_eq!(refused.code, 2, "{line}: {}", refused.stderr);
     assert_eq!(refused.stdout, "", "stdout is for data only");

@@ -11,6 +11,7 @@
 //! Names are looked for in the text of an entry, after undoing the escapes of TOML: too many may be found,
 //! such as in a literal `$${NAME}`, but none is missed.
 
+use plimsoll_config::placeholders;
 use std::borrow::Cow;
 
 use crate::config::KEYS;
@@ -34,15 +35,8 @@ pub(super) fn is_permitted(name: &str, listed: Option<&[String]>) -> bool {
 
 /// The names of the variables in the text of an entry.
 pub(super) fn names(text: &str) -> Vec<String> {
-    let plain = unescaped(text);
-    let after = plain.split("${").skip(1);
-    let names = after.map(|rest| {
-        let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-        rest[..end.unwrap_or(rest.len())].to_string()
-    });
-    let mut names: Vec<String> = names.filter(|name| !name.is_empty()).collect();
+    let mut names = placeholders(&unescaped(text));
     names.sort_unstable();
-    names.dedup();
     names
 }
 

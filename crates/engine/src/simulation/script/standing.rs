@@ -40,13 +40,7 @@ pub(super) fn set_up(
     let (messages, at) = (secs * SECOND / interval, within(c, 2, 4));
     peer.standing = Some(StandingScript { interval, messages, oddity, at });
     let mut protocol = "";
-    if matches!(
-        kind,
-        Kind::Http2Events
-            | Kind::Http2EventsOdd
-            | Kind::Http2EventsHostile
-            | Kind::Http2EventsBroken
-    ) {
+    if Kind::HTTP2_EVENTS.contains(&kind) {
         let hostile = (kind == Kind::Http2EventsBroken)
             .then(|| Hostile::ALL[c.below(Hostile::ALL.len() as u64) as usize]);
         // Several streams share a connection.

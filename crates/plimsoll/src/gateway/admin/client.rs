@@ -147,16 +147,23 @@ impl Client {
 
     /// The keys of an endpoint, or of all, as the gateway knows them.
     pub(crate) async fn keys(&mut self, endpoint: Option<&str>) -> anyhow::Result<Vec<Value>> {
-        let query = endpoint.map(|id| format!("?endpoint={}", escaped(id))).unwrap_or_default();
-        let value = self.ask("GET", &format!("keys{query}"), Vec::new()).await?;
-        Ok(value["keys"].as_array().cloned().unwrap_or_default())
+        self.of_endpoint("keys", endpoint).await
     }
 
     /// What an endpoint and its keys, or all, may use, have used and were refused.
     pub(crate) async fn limits(&mut self, endpoint: Option<&str>) -> anyhow::Result<Vec<Value>> {
-        let query = endpoint.map(|id| format!("?endpoint={id}")).unwrap_or_default();
-        let value = self.ask("GET", &format!("limits{query}"), Vec::new()).await?;
-        Ok(value["limits"].as_array().cloned().unwrap_or_default())
+        self.of_endpoint("limits", endpoint).await
+    }
+
+    /// A list that the API has under its name, of an endpoint or of all.
+    async fn of_endpoint(
+        &mut self,
+        name: &str,
+        endpoint: Option<&str>,
+    ) -> anyhow::Result<Vec<Value>> {
+        let query = endpoint.map(|id| format!("?endpoint={}", escaped(id))).unwrap_or_default();
+        let value = self.ask("GET", &format!("{name}{query}"), Vec::new()).await?;
+        Ok(value[name].as_array().cloned().unwrap_or_default())
     }
 
     /// Asks for the cache's figures (`GET`), or removes what a query selects (`DELETE`); returns the status

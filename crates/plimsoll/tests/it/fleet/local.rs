@@ -1,11 +1,10 @@
 //! `plimsoll fleet PLAN --local N`: the same sums as a run, and nothing left running.
 
-use super::{plan, received, sim};
+use super::{plan, printed, received, sim};
 use crate::cache::until;
 use crate::gateway::Process;
 use crate::run::{Folder, command};
 use nix::sys::signal::Signal;
-use serde_json::Value;
 use std::net::TcpStream;
 
 #[test]
@@ -17,10 +16,7 @@ fn a_fleet_on_one_host_runs_a_plan_with_labels_and_secrets() {
         plan(&address, "2s").replace("body =", "headers = { X-Key = \"${FLEET_KEY}\" }\nbody =");
     let file = folder.file("plan.toml", text);
     let args = ["fleet", &file, "--local", "3", "--no-out", "--format", "json"];
-    let done = command(&args).env("FLEET_KEY", "s3cret").output().unwrap();
-    let stderr = String::from_utf8_lossy(&done.stderr);
-    let summary: Value =
-        serde_json::from_slice(&done.stdout).unwrap_or_else(|_| panic!("{stderr}"));
+    let (summary, stderr) = printed(command(&args).env("FLEET_KEY", "s3cret").output().unwrap());
     assert_eq!(
         (&summary["requests"]["scheduled"], &summary["requests"]["ok"]),
         (&200.into(), &200.into()),

@@ -1,7 +1,7 @@
 //! NATS is away while agents send: what they record waits in memory, then on disk, and nothing is lost; an agent
 //! that can keep no more stops, and what it did not send is counted.
 
-use super::{Nats, plan, received, sim};
+use super::{Nats, plan, printed, received, sim};
 use crate::cache::until;
 use crate::run::Folder;
 use nix::sys::signal::Signal;
@@ -35,10 +35,7 @@ fn an_outage_of_nats_loses_no_second_and_a_full_disk_stops_the_agent() {
     agents[1].wait_for("the run has ended");
     let sent = received(&address);
     nats.start_again();
-    let done = run.wait_with_output().unwrap();
-    let stderr = String::from_utf8_lossy(&done.stderr);
-    let summary: Value =
-        serde_json::from_slice(&done.stdout).unwrap_or_else(|_| panic!("{stderr}"));
+    let (summary, stderr) = printed(run.wait_with_output().unwrap());
     let count = |path: &str| summary.pointer(path).and_then(Value::as_u64).unwrap_or(0);
     assert_eq!(count("/requests/scheduled"), 600, "{stderr}");
     assert_eq!((count("/requests/sent"), count("/requests/ok")), (sent, sent), "{stderr}");

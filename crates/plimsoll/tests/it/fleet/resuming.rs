@@ -12,8 +12,7 @@ use std::process::Stdio;
 fn a_coordinator_is_replaced_once_it_is_gone_and_drains_all_agents() {
     let (nats, sim) = (Nats::start(), sim(&["eth", "boba"]));
     let address = sim.address().to_string();
-    let agents =
-        [nats.agent("one", "chain=eth", &address), nats.agent("two", "chain=boba", &address)];
+    let agents = nats.two_agents(&address);
     let folder = Folder::new();
     let file = folder.file("plan.toml", plan(&address, "60s"));
     let coordinator = |args: &[&str]| {

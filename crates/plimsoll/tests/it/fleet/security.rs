@@ -1,6 +1,6 @@
 //! Credentials, TLS, and the permissions of deploy/nats/nats-server.conf on a real server.
 
-use super::{Nats, Raw, plan, received, sim};
+use super::{Nats, Raw, plan, printed, received, sim};
 use crate::run::Folder;
 use crate::tls::certificates;
 use base64::Engine;
@@ -25,9 +25,8 @@ fn as_user(mut command: Command, user: &str) -> Command {
 }
 
 fn names(nats: &Nats, user: &str) -> Vec<String> {
-    let done = as_user(nats.command(&["agents", "--format", "json"]), user).output().unwrap();
-    let stderr = String::from_utf8_lossy(&done.stderr);
-    let all: Value = serde_json::from_slice(&done.stdout).unwrap_or_else(|_| panic!("{stderr}"));
+    let (all, stderr) =
+        printed(as_user(nats.command(&["agents", "--format", "json"]), user).output().unwrap());
     assert_eq!(stderr, "", "nothing is refused");
     let names = all["agents"].as_array().unwrap().iter();
     names.map(|agent| agent["agent"].as_str().unwrap().to_string()).collect()
@@ -44,7 +43,7 @@ fn agents_cannot_give_orders_and_tenants_do_not_see_each_other() {
     let nats = Nats::start_with("nats", &["-c", &config], &PASSWORDS);
     let sim = sim(&["eth", "boba"]);
     let address = sim.address().to_string();
-    // The coordinators create what their tenants need; before, an agent is told so.
+    // Coordinators create what their tenants need; an agent that comes earlier is told so.
     let mut early = as_user(nats.command(&["agent", "--allow", "a"]), "acme-agent");
     let early = String::from_utf8(early.output().unwrap().stderr).unwrap();
     assert!(early.contains("let a coordinator create it first"), "{early}");
@@ -71,10 +70,8 @@ fn agents_cannot_give_orders_and_tenants_do_not_see_each_other() {
     let file = folder.file("plan.toml", plan(&address, "1s"));
     let out = folder.path().join("out");
     let args = ["run", &file, "--agents", "2", "--format", "json", "--out", out.to_str().unwrap()];
-    let done = as_user(nats.command(&args), "acme-coordinator").output().unwrap();
-    let stderr = String::from_utf8_lossy(&done.stderr);
-    let summary: Value =
-        serde_json::from_slice(&done.stdout).unwrap_or_else(|_| panic!("{stderr}"));
+    let (summary, stderr) =
+        printed(as_user(nats.command(&args), "acme-coordinator").output().unwrap());
     assert_eq!((&summary["requests"]["ok"], received(&address)), (&100.into(), 100), "{stderr}");
     agents.iter().for_each(|agent| assert!(!agent.has_logged("iolation"), "nothing is refused"));
 
