@@ -10,7 +10,7 @@ mod processes;
 use crate::interrupt::Interrupts;
 use crate::run::{Outputs, ViewArgs, default_settings, run_plan};
 use crate::run_dir::{PAGE, RunDir};
-use crate::sim::wait_for_stop;
+use crate::sim::stop_signals;
 use crate::{put, tell, usage_error};
 use anyhow::Context;
 use plimsoll_config::values::{show_duration, show_rate};
@@ -130,9 +130,11 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     page.iter()
         .for_each(|page| tell(&format!("charts: open file://{} in a browser", page.display())));
     if args.keep && interrupts.first().is_none() {
+        // Before the caller is told, who may stop it at once.
+        let mut signals = stop_signals()?;
         drop(interrupts);
         tell(&how_to_call(&folder, &instances, &edge));
-        wait_for_stop()?;
+        signals.forever().next();
     }
     edge.stop();
     instances.stop();

@@ -11,6 +11,7 @@ use plimsoll_measure::Nanos;
 use plimsoll_sim::proxy::{self, LinkFault, LinkFaultKind, Proxy, ProxySettings};
 use plimsoll_sim::verify::{self, VerifyError};
 use plimsoll_sim::{Capacity, Distribution, Service, Settings, Sim, StartError, TlsFiles, faults};
+use signal_hook::iterator::Signals;
 
 use crate::{put, tell, usage_error};
 
@@ -272,8 +273,9 @@ fn chain(args: ChainArgs) -> anyhow::Result<ExitCode> {
     for (name, address) in sim.own_addresses() {
         text.push_str(&format!("{name:8} {}://{address}\n", sim.scheme()));
     }
+    let mut signals = stop_signals()?;
     tell(&format!("{text}seed {}; stop with Ctrl-C", args.seed));
-    wait_for_stop()?;
+    signals.forever().next();
     let counts = sim.counts();
     sim.stop();
     tell(&format!(
@@ -373,8 +375,9 @@ fn fault(args: FaultArgs) -> anyhow::Result<ExitCode> {
     let settings =
         ProxySettings { listen: args.listen, to: args.to.clone(), seed: args.seed, faults };
     let proxy = Proxy::start(settings).map_err(not_started)?;
+    let mut signals = stop_signals()?;
     tell(&format!("{} -> {}; stop with Ctrl-C", proxy.address(), args.to));
-    wait_for_stop()?;
+    signals.forever().next();
     let counts = proxy.counts();
     proxy.stop();
     tell(&format!(
@@ -384,11 +387,8 @@ fn fault(args: FaultArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Waits for SIGINT or SIGTERM.
-pub(crate) fn wait_for_stop() -> anyhow::Result<()> {
+/// SIGINT and SIGTERM, from now on.
+pub(crate) fn stop_signals() -> anyhow::Result<Signals> {
     use signal_hook::consts::{SIGINT, SIGTERM};
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])
-        .context("cannot wait for signals")?;
-    signals.forever().next();
-    Ok(())
+    Signals::new([SIGINT, SIGTERM]).context("cannot wait for signals")
 }
