@@ -5,7 +5,7 @@
 //! the operator decides about names, and DNS is part of the operator's network. Addresses are compared as
 //! addresses.
 
-use plimsoll_plan::{Body, Plan};
+use plimsoll_plan::Plan;
 use std::net::IpAddr;
 
 use crate::message::Problem;
@@ -43,7 +43,8 @@ impl Allowed {
         self.rules.iter().any(|rule| rule.host == host && rule.port.is_none_or(|own| own == port))
     }
 
-    /// What in a plan is not allowed: targets, redirects to unknown targets, and files of this host.
+    /// What in a plan is not allowed: targets, and redirects to unknown targets. Files of this host are refused when
+    /// the plan is read ([`Plan::read_sent`]).
     pub fn problems(&self, plan: &Plan) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut seen = Vec::new();
@@ -65,18 +66,6 @@ impl Allowed {
                     "the plan follows redirects, which may lead to targets that are not allowed"
                         .into(),
                 hint: "set redirects = 0".into(),
-            });
-        }
-        let bodies = plan.requests.iter().filter_map(|request| match &request.body {
-            Body::File(path, _) => Some(path),
-            _ => None,
-        });
-        let certificates = [&plan.tls.ca, &plan.tls.cert, &plan.tls.key].into_iter().flatten();
-        if let Some(path) = bodies.chain(certificates).next() {
-            problems.push(Problem {
-                message: format!("the plan reads {}, and an agent reads no files for others", path.display()),
-                hint: "write the body into the plan; for certificates, add the CA to the system of each agent's host"
-                    .into(),
             });
         }
         problems
@@ -124,7 +113,6 @@ fn canonical(host: &str) -> String {
 mod tests {
     use super::*;
     use plimsoll_plan::{Document, Variables};
-    use std::path::Path;
 
     #[test]
     fn hosts_and_ports_are_compared() {
@@ -163,18 +151,16 @@ mod tests {
         let text = "rate = 1\nduration = \"1s\"\nredirects = 2\n\
             [[target]]\nname = \"a\"\nrequest = \"GET http://gw:3069/\"\n\
             [[target]]\nname = \"b\"\nrequest = \"GET https://other/\"\n\
-            [[target]]\nname = \"c\"\nrequest = \"GET https://other/x\"\n\
-            [[target]]\nname = \"d\"\nrequest = \"POST http://gw:3069/\"\nbody_file = \"Cargo.toml\"\n";
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let plan = Plan::read(&Document::new("p", text), &Variables::none(), folder).unwrap();
+            [[target]]\nname = \"c\"\nrequest = \"GET https://other/x\"\n";
+        let plan = Plan::read_sent(&Document::new("p", text), &Variables::none()).unwrap();
         let problems = Allowed::parse(["gw"]).unwrap().problems(&plan);
         let messages: Vec<&str> = problems.iter().map(|own| own.message.as_str()).collect();
-        assert_eq!(messages.len(), 3, "{messages:?}");
+        assert_eq!(messages.len(), 2, "{messages:?}");
         assert_eq!(messages[0], "target other:443 is not allowed");
         assert_eq!(
             problems[0].hint,
             "the agent's operator decides: plimsoll agent --allow other:443"
         );
-        assert!(messages[1].contains("redirects") && messages[2].contains("Cargo.toml"));
+        assert!(messages[1].contains("redirects"));
     }
 }

@@ -297,6 +297,23 @@ impl LogMessage {
             Some("plimsoll/tick") => open(TICK, bytes).map(LogMessage::Tick),
             _ => Err(WireError::Damaged(format!("unknown schema \"{schema}\""))),
         }
+        .and_then(LogMessage::checked)
+    }
+
+    /// The message, if its names may be parts of subjects and of file names: whoever wrote it may have chosen others.
+    fn checked(self) -> Result<LogMessage, WireError> {
+        let mut names = match &self {
+            LogMessage::Order(Order { run, what: OrderKind::Begin { members, .. }, .. }) => {
+                let members = members.iter().map(|own| own.name.as_str());
+                std::iter::once(run.as_str()).chain(members).collect()
+            }
+            LogMessage::Order(own) => vec![own.run.as_str()],
+            LogMessage::Report(own) => vec![own.run.as_str(), &own.agent],
+            LogMessage::Tick(_) => Vec::new(),
+        };
+        names.retain(|name| !is_name(name));
+        names.first().map(|name| Err(not_a_name(name))).unwrap_or(Ok(()))?;
+        Ok(self)
     }
 }
 
@@ -312,7 +329,19 @@ impl Announcement {
 /// # Errors
 /// It is damaged, or of another version.
 pub fn decode_announcement(bytes: &[u8]) -> Result<Announcement, WireError> {
-    open(AGENT, bytes)
+    let read: Announcement = open(AGENT, bytes)?;
+    if is_name(&read.name) { Ok(read) } else { Err(not_a_name(&read.name)) }
+}
+
+/// Whether a text can be part of a subject and of a file's name: letters, digits, `-` and `_`, at most 64.
+pub fn is_name(text: &str) -> bool {
+    let valid = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    (1..=64).contains(&text.len()) && text.chars().all(valid)
+}
+
+fn not_a_name(text: &str) -> WireError {
+    let shown: String = text.chars().take(64).collect();
+    WireError::Damaged(format!("{shown:?} is not a valid name"))
 }
 
 /// A part as text: for each stream its shards as progressions `first-last/step`, separated by commas.
@@ -435,6 +464,20 @@ mod tests {
             error,
             "a message of version \"plimsoll/tick/2\"; this version of plimsoll understands \"plimsoll/tick/1\""
         );
+        for name in ["", "a.b", "../a", "a b", "a\r\nPUB x 0", &"a".repeat(65)] {
+            let report = Report {
+                run: name.into(),
+                agent: "a".into(),
+                session: "s".into(),
+                number: 1,
+                what: ReportKind::Failed { why: String::new() },
+            };
+            let other = Report { run: "r".into(), agent: name.into(), ..report.clone() };
+            for message in [report, other] {
+                let error = LogMessage::decode(&encode(&LogMessage::Report(message))).unwrap_err();
+                assert!(error.to_string().ends_with("is not a valid name"), "{error}");
+            }
+        }
         for damaged in ["", "{}", "{\"schema\":\"x/1\"}", "{\"schema\":\"plimsoll/order/1\"}"] {
             let error = LogMessage::decode(damaged.as_bytes()).unwrap_err();
             assert!(matches!(error, WireError::Damaged(_)), "{damaged}: {error}");

@@ -24,6 +24,7 @@ mod connect;
 mod log;
 mod presence;
 
+pub use crate::message::is_name;
 use crate::message::{Announcement, WireError, decode_announcement};
 use async_nats::jetstream::{self, kv, object_store, stream};
 use async_nats::{Client, connection};
@@ -72,12 +73,6 @@ pub struct Bus {
     client: Client,
     jetstream: jetstream::Context,
     tenant: String,
-}
-
-/// Whether a text can be part of a subject: letters, digits, `-` and `_`, at most 64.
-pub fn is_name(text: &str) -> bool {
-    let valid = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    (1..=64).contains(&text.len()) && text.chars().all(valid)
 }
 
 impl Bus {

@@ -201,6 +201,15 @@ impl Plan {
         document.read(variables, |root| read_plan(root, &Files::of(folder)))
     }
 
+    /// Reads a plan that another host has sent. It may name no files: whoever may send plans does not thereby get at
+    /// the files of this host, neither through requests nor through problems.
+    ///
+    /// # Errors
+    /// All problems of the document.
+    pub fn read_sent(document: &Document, variables: &Variables) -> Result<Plan, Problems> {
+        document.read(variables, |root| read_plan(root, &Files::sent()))
+    }
+
     /// Reads a plan whose only target file is a stream, of which only the first request was read, and how
     /// to read the others. The plan has only that request.
     ///
@@ -465,7 +474,9 @@ fn read_tls(root: &Table<'_>, files: &Files<'_>) -> TlsRules {
     let file = |key| {
         let field: Field<'_> = table.field(key)?;
         let path = files.folder.join(field.text()?.value);
-        if files.recorded.is_none() && !path.is_file() {
+        if let Some(why) = files.refusal(&path) {
+            field.problem(why, files.hint());
+        } else if files.recorded.is_none() && !path.is_file() {
             field.problem(format!("file not found: {}", path.display()), "");
         }
         Some(path)

@@ -112,6 +112,13 @@ pub struct Target {
     pub(crate) file: Option<String>,
 }
 
+impl Target {
+    /// Whether its requests are in a file because they are too large for the resolved plan.
+    pub fn is_in_file(&self) -> bool {
+        self.file.is_some()
+    }
+}
+
 /// One request template.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RequestSpec {

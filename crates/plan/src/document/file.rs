@@ -27,6 +27,9 @@ const FILES_MAX: u64 = 64 << 20;
 /// stay small enough to read, compare and share; half of what can be read back.
 const INLINE_MAX: u64 = Document::LEN_MAX as u64 / 2;
 
+/// How to do without files of an agent's host.
+const SENT_HINT: &str = "write the contents into the plan; for certificates, add the CA to the system of each agent's host";
+
 /// The folder of a plan's files, and how many bytes of them may still be read and be inlined.
 pub(super) struct Files<'p> {
     pub(super) folder: &'p Path,
@@ -36,6 +39,8 @@ pub(super) struct Files<'p> {
     pub(super) default_headers: Cell<DefaultHeaders>,
     /// Whether the targets that are read open something that stays open.
     pub(super) stays_open: Cell<bool>,
+    /// Whether another host has sent the plan: it may name no files of this one.
+    is_sent: bool,
     /// The bytes of the only target file, if it is not to be read: the first request of a stream.
     first: Option<&'p [u8]>,
     /// How the rest of that stream is read.
@@ -55,11 +60,33 @@ impl<'p> Files<'p> {
             recorded: None,
             default_headers,
             stays_open,
+            is_sent: false,
             first,
             stream,
             readable,
             inlinable,
         }
+    }
+
+    /// The files of a plan that another host has sent: none. They are not even looked for, so that no problem says
+    /// whether they exist.
+    pub(super) fn sent() -> Files<'p> {
+        Files { is_sent: true, ..Files::of(Path::new("/")) }
+    }
+
+    /// Why a file must not be read, if so.
+    pub(super) fn refusal(&self, path: &Path) -> Option<String> {
+        self.is_sent.then(|| {
+            format!(
+                "the plan names the file {}, and an agent reads no files for others",
+                path.display()
+            )
+        })
+    }
+
+    /// How to fix a file that cannot be read.
+    pub(super) fn hint(&self) -> &'static str {
+        if self.is_sent { SENT_HINT } else { "the path is relative to the plan's folder" }
     }
 
     /// The files of a plan whose only target file is a stream that begins with this request.
@@ -85,6 +112,9 @@ impl<'p> Files<'p> {
     /// Reads a target file, which may be stdin or a pipe that is open already (`<(command)` in a shell).
     /// Opening any other pipe might wait forever for a writer.
     fn read_targets(&self, path: &Path) -> Result<Vec<u8>, String> {
+        if let Some(why) = self.refusal(path) {
+            return Err(why);
+        }
         let is_pipe = std::fs::read_link(path)
             .is_ok_and(|to| to.as_os_str().as_bytes().starts_with(b"pipe:"));
         let pipe: Box<dyn Read> = if path == Path::new(STDIN) {
@@ -187,7 +217,7 @@ pub(super) fn read_target_file(
         match files.first.map_or_else(|| files.read_targets(&path), |first| Ok(first.into())) {
             Ok(bytes) => bytes,
             Err(message) => {
-                field.problem(message, "the path is relative to the plan's folder");
+                field.problem(message, files.hint());
                 return None;
             }
         };

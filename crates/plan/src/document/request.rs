@@ -293,10 +293,10 @@ fn read_body_file(field: &Field<'_>, files: &Files<'_>) -> Option<RawBody> {
     if files.recorded.is_some() {
         return Some(RawBody::File(path, Vec::new()));
     }
-    match read_file(&path, BODY_MAX) {
+    match files.refusal(&path).map_or_else(|| read_file(&path, BODY_MAX), Err) {
         Ok(bytes) => Some(RawBody::File(path, bytes)),
         Err(message) => {
-            field.problem(message, "the path is relative to the plan's folder");
+            field.problem(message, files.hint());
             None
         }
     }

@@ -5,6 +5,7 @@ use super::{NatsArgs, bus_error, runtime, session};
 use crate::lifeline;
 use crate::{tell, usage_error};
 use nix::sys::signal::{Signal, raise};
+use plimsoll_config::is_secret;
 use plimsoll_engine::Control;
 use plimsoll_fleet::nats::{
     BacklogLimits, Bus, HostClock, LogEvent, LogWriter, Role, Written, is_name,
@@ -92,6 +93,13 @@ pub(crate) fn run(args: &AgentArgs) -> anyhow::Result<ExitCode> {
     }
     let mut variables = Vec::new();
     for name in &args.secret {
+        // Orders ask for no others, and only such values are left out of what is reported.
+        if !is_secret(name) {
+            return Err(usage_error(
+                format!("--secret {name}: the name does not suggest a secret"),
+                "the coordinator fills in other variables: give them to plimsoll run; for a secret, use a name with key, token, secret or password in it",
+            ));
+        }
         let value = std::env::var(name).map_err(|_| {
             usage_error(
                 format!("--secret {name}: the variable is not set"),

@@ -15,7 +15,7 @@ use crate::plan_source::{InlineArgs, SetArgs, SourceArgs, read_source};
 use crate::run::{FleetOutput, Format, LossArg, ViewArgs, fleet_run, run_with_agents};
 use crate::{tell, usage_error};
 use anyhow::Context;
-use plimsoll_config::placeholders;
+use plimsoll_config::{is_secret, placeholders};
 use plimsoll_measure::units::counted;
 use plimsoll_plan::{Plan, SEED_MAX};
 use std::collections::BTreeMap;
@@ -87,6 +87,7 @@ pub(crate) fn run(args: &FleetArgs) -> anyhow::Result<ExitCode> {
     let variables = args.set.variables()?;
     let secrets: Vec<(String, String)> = placeholders(&plan.to_toml())
         .into_iter()
+        .filter(|name| is_secret(name))
         .filter_map(|name| Some((name.clone(), variables.get(&name)?.to_string())))
         .collect();
     let mut started = Vec::new();

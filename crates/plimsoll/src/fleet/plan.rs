@@ -4,10 +4,9 @@
 use crate::usage_error;
 use plimsoll_config::{Document, Variables, placeholders};
 use plimsoll_fleet::Problem;
-use plimsoll_plan::{Plan, SecretsFrom};
+use plimsoll_plan::{Body, Plan, SecretsFrom};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::Path;
 
 const SCHEMA: &str = "plimsoll/fleet-plan/1";
 
@@ -28,6 +27,14 @@ impl SentPlan {
             return Err(usage_error(
                 "the plan contains a secret, which must not be sent to agents as it is",
                 "put the secret into a variable, such as ${NODE_KEY}, and set it on each agent's host: plimsoll agent --secret NODE_KEY",
+            ));
+        }
+        if let Some(file) = file_of(plan) {
+            return Err(usage_error(
+                format!(
+                    "the plan cannot be sent to agents, which read no files for others: {file}"
+                ),
+                "write the contents into the plan; for certificates, add the CA to the system of each agent's host",
             ));
         }
         let mut sent = BTreeMap::new();
@@ -83,7 +90,25 @@ impl SentPlan {
             variables.set(name, value);
         }
         let document = Document::new("the plan", self.toml.clone());
-        // Its paths are absolute.
-        Plan::read(&document, &variables, Path::new("/")).map_err(|problems| problems.to_string())
+        Plan::read_sent(&document, &variables).map_err(|problems| problems.to_string())
     }
+}
+
+/// What of a resolved plan is still in a file, if anything is.
+fn file_of(plan: &Plan) -> Option<String> {
+    let certificates = [("ca", &plan.tls.ca), ("cert", &plan.tls.cert), ("key", &plan.tls.key)];
+    let certificate = certificates.into_iter().find_map(|(key, path)| Some((key, path.as_ref()?)));
+    let body = plan.requests.iter().find_map(|request| match &request.body {
+        Body::File(path, _) => Some(path),
+        _ => None,
+    });
+    let large = plan.targets.iter().find(|target| target.is_in_file());
+    certificate
+        .map(|(key, path)| format!("tls.{key} = \"{}\"", path.display()))
+        .or_else(|| body.map(|path| format!("body_file = \"{}\"", path.display())))
+        .or_else(|| {
+            large.map(|own| {
+                format!("the target file of \"{}\" is too large to be part of the plan", own.name)
+            })
+        })
 }

@@ -1,6 +1,7 @@
 //! Runs over several agents on loopback, through a real nats-server.
 //!
 //! # Layout
+//! - `hostile`: orders that no coordinator of ours gives
 //! - `local`: `plimsoll fleet`
 //! - `outage`: NATS is away while agents send
 //! - `security`: credentials, TLS, and the permissions of deploy/nats/
@@ -8,6 +9,7 @@
 //! - `resuming`: a coordinator is replaced, and drains all agents
 //! - `views`: metrics, scrapes and objectives of a run over agents
 
+mod hostile;
 mod local;
 mod outage;
 mod refusals;
