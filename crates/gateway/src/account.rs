@@ -7,6 +7,7 @@ use plimsoll_measure::Nanos;
 
 use crate::limits::ledger::CallLedgers;
 use crate::line::Crowd;
+use crate::observe::stats::SHED;
 
 /// The last use of an account is recorded at most this often, so that calls on several threads do not
 /// compete for its cache line.
@@ -23,6 +24,31 @@ pub(crate) struct InUse {
     pub(crate) turn: AtomicU64,
     /// Its calls that wait.
     pub(crate) crowd: Crowd,
+    /// Its calls that were refused for lack of capacity, in the order of [`SHED`].
+    shed: [AtomicU64; SHED.len()],
+    /// Its place in the order in which accounts first had calls refused, from 1 on; 0: it had none.
+    shed_place: AtomicU64,
+}
+
+impl InUse {
+    /// A call was refused for lack of capacity, for this reason of [`SHED`]; `places` counts the accounts
+    /// to which this has happened.
+    #[cold]
+    pub(crate) fn shed(&self, reason: usize, places: &AtomicU64) {
+        if self.shed[reason].fetch_add(1, Relaxed) == 0 && self.shed_place() == 0 {
+            self.shed_place.store(places.fetch_add(1, Relaxed) + 1, Relaxed);
+        }
+    }
+
+    /// Its calls that were refused, in the order of [`SHED`].
+    pub(crate) fn shed_calls(&self) -> [u64; SHED.len()] {
+        self.shed.each_ref().map(|count| count.load(Relaxed))
+    }
+
+    /// Its place in the order in which accounts first had calls refused; 0: it had none.
+    pub(crate) fn shed_place(&self) -> u64 {
+        self.shed_place.load(Relaxed)
+    }
 }
 
 /// What all calls of one caller, as far as the gateway tells callers apart, share. Outlives the

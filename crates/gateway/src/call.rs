@@ -1,5 +1,6 @@
 //! A call: its permit, its route, its attempts, and the check of its answer.
 
+pub(crate) mod abandoned;
 mod admission;
 pub(crate) mod attempt;
 mod batch;
@@ -26,6 +27,7 @@ pub(crate) mod rest;
 pub(crate) mod routing;
 mod send;
 pub(crate) mod shared_heads;
+mod shed_log;
 pub(crate) mod target;
 mod together;
 pub(crate) mod trace;

@@ -24,6 +24,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::cache::redis::{Redis, RedisSettings};
 use crate::cache::shared::Shared as SecondLevel;
+use crate::call::abandoned;
 use crate::call::export;
 use crate::call::health;
 use crate::call::routing::Routing;
@@ -319,6 +320,7 @@ impl Gateway {
 /// The keeper's tasks.
 async fn keep(worker: Rc<Worker>) {
     tokio::task::spawn_local(worker.clone().hand_over());
+    tokio::task::spawn_local(abandoned::run(worker.clone()));
     tokio::task::spawn_local(quotas::watch(worker.clone()));
     tokio::task::spawn_local(floods::watch(worker.clone()));
     tokio::task::spawn_local(shared_heads::watch(worker.clone()));
@@ -411,6 +413,7 @@ impl WorkerThread {
         let sessions = Rc::new(Sessions::default());
         tokio::task::spawn_local(worker.clone().tidy());
         tokio::task::spawn_local(worker.clone().hand_over());
+        tokio::task::spawn_local(abandoned::run(worker.clone()));
         let closing = {
             let sessions = sessions.clone();
             async move {

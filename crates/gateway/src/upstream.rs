@@ -20,6 +20,7 @@ mod parking;
 mod pool;
 mod reply;
 mod secrets;
+pub(crate) mod slot;
 pub(crate) mod waiting;
 
 use std::borrow::Cow;

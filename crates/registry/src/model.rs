@@ -261,12 +261,11 @@ impl Upstream {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Concurrency {
     /// As many as it can work on, which is measured.
+    #[default]
     Auto,
     /// This many, 1 to [`CONCURRENCY_MAX`].
     Fixed(u32),
-    /// As many as limits.upstream_connections permits. The default: on a host that is short of
-    /// processors, latencies say more about the host than about the upstream.
-    #[default]
+    /// As many as limits.upstream_connections permits.
     Off,
 }
 

@@ -29,6 +29,12 @@
 //! calls that end are counted, not those that begin, because the first to end of those that begin are
 //! the fast ones.
 //!
+//! **Ramp.** At first nothing is known, and calls of a good upstream must not be refused for that. So
+//! until the latency at the limit exceeds the one of calls with at most half as many in flight, the limit
+//! doubles with each window. When it does, the excess says where the knee is, by the law above, and the
+//! search begins a little above it. The latency of the first calls is used only once, so that
+//! it does not matter for long if it was a wrong one.
+//!
 //! **Decisions** are made when the difference exceeds its standard error, so that an upstream with
 //! constant latencies is followed fast and a noisy one slowly. Steps in the same direction double, up
 //! to a factor of two; a turn halves them. A latency that jumps begins the search anew.
@@ -36,7 +42,8 @@
 //! # What does not raise the limit
 //! Errors: an upstream that fails fast looks idle. They are no part of a ratio, and while more than one
 //! call in eight fails, nothing is decided. Nor is the limit raised while it is not in use, or while
-//! calls are given up. Time alone changes nothing: there is no decay in a pause, and a jump of the
+//! calls are given up. If most calls time out at the limit, their latencies say nothing any more, and it
+//! is halved. Time alone changes nothing: there is no decay in a pause, and a jump of the
 //! clock ends a window at most.
 //!
 //! # Limits
@@ -49,7 +56,8 @@
 //! an approximate logarithm. The thread that happens to end a window computes the new limit under a
 //! lock that nobody waits for. Samples that race with the end of a window may be lost.
 
-use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicU64};
 use std::sync::{Mutex, MutexGuard, TryLockError};
 
 use plimsoll_measure::Nanos;
@@ -72,6 +80,9 @@ const IDLE: u32 = 4;
 /// The usual latency of a kind is the mean over its first calls, as many as this; from then on it moves
 /// by one in this many of what a call differs.
 const LEARN: u32 = 1_024;
+
+/// The calls that a window of the ramp needs.
+const RAMP_CALLS: u32 = 32;
 
 /// Ratios are binary logarithms with this many fractional bits.
 const BITS: u32 = 16;
@@ -107,6 +118,8 @@ pub enum Ending {
     Answered,
     /// It was given up before it was answered: its latency is at least this.
     GivenUp,
+    /// It timed out, after the longest time that a call may take.
+    TimedOut,
     /// It failed, for a reason that says nothing about the load.
     Failed,
 }
@@ -144,6 +157,10 @@ pub struct Concurrency {
     squares: AtomicI64,
     /// Calls that were given up in the low half, failed ones in the high half.
     lost: AtomicU64,
+    /// Calls that timed out at the limit.
+    timed_out: AtomicU32,
+    /// Whether the limit still grows until there is a queue.
+    is_ramp: AtomicBool,
     /// The ratio that is expected at the present limit, or [`UNKNOWN`].
     ratio: AtomicI32,
     /// By kind: the logarithm of the usual latency in the low half; of how many calls it is the mean in
@@ -171,6 +188,8 @@ impl Concurrency {
             squares: AtomicI64::new(0),
             calls: AtomicU64::new(0),
             lost: AtomicU64::new(0),
+            timed_out: AtomicU32::new(0),
+            is_ramp: AtomicBool::new(true),
             ratio: AtomicI32::new(0),
             usual: (0..kinds).map(|_| AtomicU64::new(0)).collect(),
             bounds,
@@ -184,6 +203,11 @@ impl Concurrency {
         self.limit.load(Relaxed)
     }
 
+    /// Whether the limit is the result of a search: before, it says little about the upstream.
+    pub fn is_known(&self) -> bool {
+        !self.is_ramp.load(Relaxed)
+    }
+
     /// Records a call that has ended; returns whether the limit has changed.
     #[inline]
     pub fn record(&self, sample: &Sample) -> bool {
@@ -192,16 +216,22 @@ impl Concurrency {
             self.lost.fetch_add(1 << 32, Relaxed);
             return false;
         }
-        let ratio = self.ratio.load(Relaxed);
-        let Some(excess) = self.excess(kind, log2(ended - started), ratio, ending) else {
-            return false;
-        };
-        if ending == Ending::GivenUp {
-            self.lost.fetch_add(1, Relaxed);
-        }
         let limit = self.limit();
         let is_at_limit = in_flight <= limit && u64::from(in_flight) * 5 >= u64::from(limit) * 4;
-        let (skipped, needed) = (self.skipped.load(Relaxed), limit.clamp(CALLS_MIN, CALLS_MAX));
+        let is_ramp = self.is_ramp.load(Relaxed);
+        let ratio = self.ratio.load(Relaxed);
+        // In the ramp, calls with few others show what is usual.
+        let shows_usual = !is_ramp || u64::from(in_flight) * 2 <= u64::from(limit);
+        let latency = log2(ended - started);
+        let Some(excess) = self.excess(kind, latency, ratio, (ending, shows_usual)) else {
+            return false;
+        };
+        if matches!(ending, Ending::GivenUp | Ending::TimedOut) {
+            self.lost.fetch_add(1, Relaxed);
+            self.timed_out.fetch_add((is_at_limit && ending == Ending::TimedOut).into(), Relaxed);
+        }
+        let needed = if is_ramp { RAMP_CALLS } else { limit.clamp(CALLS_MIN, CALLS_MAX) };
+        let skipped = self.skipped.load(Relaxed);
         let add = 1 + (u64::from(is_at_limit) << 32);
         let word = self.calls.fetch_add(add, Relaxed) + add;
         let (calls, at_limit) = (word as u32, (word >> 32) as u32);
@@ -218,10 +248,19 @@ impl Concurrency {
 
     /// The ratio of a call to what is usual for its kind, which follows it; `None` if it says nothing.
     #[inline]
-    fn excess(&self, kind: usize, latency: i32, ratio: i32, ending: Ending) -> Option<i32> {
+    fn excess(
+        &self,
+        kind: usize,
+        latency: i32,
+        ratio: i32,
+        (ending, shows_usual): (Ending, bool),
+    ) -> Option<i32> {
         let usual = &self.usual[kind];
         let word = usual.load(Relaxed);
         let (known, base) = ((word >> 32) as u32, word as u32 as i32);
+        if ending == Ending::TimedOut {
+            return Some(if known == 0 { 0 } else { (latency - base).clamp(0, RATIO_MAX) });
+        }
         if known == 0 {
             if ending == Ending::GivenUp {
                 return None;
@@ -235,7 +274,7 @@ impl Concurrency {
             // It may have been given up before it could have been answered.
             return (excess > ratio.max(0)).then_some(excess);
         }
-        if ratio != UNKNOWN {
+        if ratio != UNKNOWN && shows_usual {
             let known = (known + 1).min(LEARN);
             let base = base + (excess - ratio) / known as i32;
             usual.store(u64::from(known) << 32 | u64::from(base as u32), Relaxed);
@@ -250,7 +289,9 @@ impl Concurrency {
         let began = Nanos(self.began.load(Relaxed));
         let word = self.calls.load(Relaxed);
         let (calls, at_limit) = (word as u32, (word >> 32) as u32);
-        if now - began < WINDOW_MIN || calls < CALLS_MIN {
+        let is_ramp = self.is_ramp.load(Relaxed);
+        let calls_min = if is_ramp { RAMP_CALLS } else { CALLS_MIN };
+        if now - began < WINDOW_MIN || calls < calls_min {
             // Another thread was faster.
             return false;
         }
@@ -259,6 +300,7 @@ impl Concurrency {
         let sum = self.sum.swap(0, Relaxed);
         let lost = self.lost.swap(0, Relaxed);
         let squares = self.squares.swap(0, Relaxed);
+        let timed_out = self.timed_out.swap(0, Relaxed);
         let mean = |sum: i64| sum as f64 / f64::from(counted.max(1)) / f64::from(ONE);
         let ratio = mean(sum);
         let window = Window {
@@ -266,18 +308,27 @@ impl Concurrency {
             calls: counted,
             ratio,
             variance: (mean(squares) - ratio * ratio).max(0.0),
-            is_limited: counted >= CALLS_MIN && at_limit * 4 >= calls,
+            is_limited: counted >= calls_min && at_limit * 4 >= calls,
             is_failing: (lost >> 32) * 8 > u64::from(calls),
             is_given_up: u64::from(lost as u32) * 4 > u64::from(calls),
+            is_timed_out: timed_out * 2 > counted,
         };
-        let limit = control.step(&window, self.bounds);
+        let limit = if is_ramp {
+            let (limit, is_over) = control.ramp(&window, self.bounds);
+            self.is_ramp.store(!is_over, Relaxed);
+            limit
+        } else {
+            control.step(&window, self.bounds)
+        };
         let expected = control.expected().map_or(UNKNOWN, |ratio| (ratio * f64::from(ONE)) as i32);
         self.ratio.store(expected, Relaxed);
         self.began.store(now.0, Relaxed);
         // Those in flight were sent under the old limit. As many have ended when the queue that they
         // met is gone.
         let before = self.limit.swap(limit, Relaxed);
-        self.skipped.store(if before == limit { 0 } else { limit }, Relaxed);
+        // In the ramp there was no queue yet.
+        let is_clean = before == limit || is_ramp && limit > before;
+        self.skipped.store(if is_clean { 0 } else { limit }, Relaxed);
         before != limit
     }
 

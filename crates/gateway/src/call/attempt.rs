@@ -17,6 +17,7 @@ use plimsoll_rpc::method::Method;
 use plimsoll_rpc::request::Call;
 use plimsoll_rpc::{answer, json};
 
+use super::abandoned::Pending;
 use super::chain;
 use super::judge::{Verdict, failed_status, judge};
 use super::relay::Decimal;
@@ -33,7 +34,8 @@ use crate::observe::stats::RelayOutcome;
 use crate::offload;
 use crate::payload::{COPIED_MAX, Composer};
 use crate::protocol::Category;
-use crate::upstream::{Failure, FailureReport, Reply, Request, Response, Reusable, Reuse, Use};
+use crate::upstream::slot::Slot;
+use crate::upstream::{Failure, FailureReport, Request, Response, Reusable, Reuse, Use};
 use plimsoll_registry::model::Kind;
 
 /// Counts an attempt: as in flight until it is dropped, then once with its outcome.
@@ -292,7 +294,7 @@ impl JudgedResponse {
 pub(super) async fn run(
     target: &Target<'_>,
     call: &Call<'_>,
-    picked: Picked<'_>,
+    (picked, slot): (Picked<'_>, &Slot<'_>),
     reuse: Reuse,
     trace: CallTrace,
 ) -> Result<JudgedResponse, Failure> {
@@ -319,7 +321,7 @@ pub(super) async fn run(
         deadline: target.start + target.service.model.timeout,
     };
     let mut attempt = Attempt::start(target, picked, Use::Calls, &call.method, trace);
-    let result = exchange(target, route, &request, id).await;
+    let result = exchange(target, route, &request, (id, slot)).await;
     attempt.trace.judged(&result);
     match &result {
         Ok(judged) => {
@@ -345,13 +347,13 @@ async fn exchange(
     target: &Target<'_>,
     route: &Route,
     request: &Request<'_>,
-    id: u64,
+    (id, slot): (u64, &Slot<'_>),
 ) -> Result<JudgedResponse, Failure> {
     let (local, limits) = (&*target.worker.local, target.limits());
     let protocol = target.service.protocol;
-    let reply = begun(target, route, request, limits).await?;
+    let pending = begun(target, route, request, limits, (Some(id), slot)).await?;
     let Received { status, retry_after, mut response, reusable } =
-        read(local, route, reply, limits).await?;
+        read(local, route, pending, limits).await?;
     let judged = if response.body.len() <= offload::INLINE_MAX {
         judge(protocol, response.body(), status, id)
     } else {
@@ -385,26 +387,28 @@ async fn exchange(
 /// # Errors
 /// The upstream is on another chain, or no head arrived within the deadline and the limits.
 #[inline]
-pub(super) async fn begun(
-    target: &Target<'_>,
+pub(super) async fn begun<'s>(
+    target: &'s Target<'_>,
     route: &Route,
     request: &Request<'_>,
     limits: &Limits,
-) -> Result<Reply, Failure> {
+    (id, slot): (Option<u64>, &'s Slot<'_>),
+) -> Result<Pending<'s>, Failure> {
     let worker = target.worker;
-    let mut reply = worker.client.prepare(&route.upstream, request, limits).await?;
+    let reply = worker.client.prepare(&route.upstream, request, limits).await?;
+    let mut pending = Pending::new(reply, target, slot, id);
     // Only now is it known which connection is used.
-    let opened_at = reply.opened_at();
+    let opened_at = pending.opened_at();
     if chain::is_owed(route, opened_at) {
         let (service, deadline) = (target.service, request.deadline);
         let confirmed = Box::pin(chain::confirm(worker, service, route, opened_at, deadline));
         if let Err(failure) = confirmed.await {
-            reply.put_back(worker.local.now());
+            pending.take().put_back(worker.local.now());
             return Err(failure);
         }
     }
-    reply.begin(request).await?;
-    Ok(reply)
+    pending.begin(request).await?;
+    Ok(pending)
 }
 
 /// A complete response, with its content coding removed.
@@ -430,7 +434,7 @@ pub(super) async fn receive(
 ) -> Result<Received, Failure> {
     let mut reply = worker.client.prepare(&route.upstream, request, limits).await?;
     reply.begin(request).await?;
-    read(&worker.local, route, reply, limits).await
+    read(&worker.local, route, Pending::unlimited(reply), limits).await
 }
 
 /// Reads a response whose head has arrived.
@@ -438,15 +442,15 @@ pub(super) async fn receive(
 async fn read(
     local: &Local,
     route: &Route,
-    mut reply: Reply,
+    mut pending: Pending<'_>,
     limits: &Limits,
 ) -> Result<Received, Failure> {
-    let (status, head) = reply.head();
+    let (status, head) = pending.head();
     let retry_after = if matches!(status, 429 | 503) { retry_after(head) } else { None };
     let by_status = |failure| judged_by_status(status, retry_after, failure);
-    let body = reply.read_body().await.map_err(by_status)?;
-    let coding = reply.coding();
-    let (mut response, reusable) = reply.finish(body);
+    let body = pending.read_body().await.map_err(by_status)?;
+    let coding = pending.coding();
+    let (mut response, reusable) = pending.take().finish(body);
     route.upstream.health.kept(reusable.is_some());
     // An empty body has no coding, whatever the head says.
     if coding != Coding::None && !response.body.is_empty() {

@@ -50,6 +50,7 @@ use super::trace::CallTrace;
 use crate::error::{Error, ErrorKind};
 use crate::observe::stats::RelayOutcome;
 use crate::protocol::Category;
+use crate::upstream::slot::{Slot, SlotRef};
 use crate::upstream::{Failure, Reuse};
 use race::Race;
 
@@ -84,14 +85,15 @@ impl<'r> Dispatched<'r> {
         &self,
         target: &Target<'_>,
         picked: Picked<'_>,
+        slot: &Slot<'_>,
         reuse: Reuse,
     ) -> Result<JudgedResponse, Failure> {
         let Some(delivery) = self.delivery else {
-            return attempt::run(target, self.call, picked, reuse, self.trace).await;
+            return attempt::run(target, self.call, (picked, slot), reuse, self.trace).await;
         };
         let upstream = picked.route.upstream.serial;
         delivery.started(upstream);
-        let result = attempt::run(target, self.call, picked, reuse, self.trace).await;
+        let result = attempt::run(target, self.call, (picked, slot), reuse, self.trace).await;
         delivery.ended(upstream, &result);
         result
     }
@@ -130,11 +132,11 @@ pub(super) async fn dispatch<'a>(
     let reuse = if is_repeatable { Reuse::Pooled } else { Reuse::Checked };
     let start = local.recent();
     let run = async {
-        let result = dispatched.attempt(target, picked, reuse).await;
+        let result = dispatched.attempt(target, picked, &slot, reuse).await;
         Ended { picked, start, is_hedge: false, result }
     };
     let mut first = pin!(run);
-    let mut in_flight = InFlight::new(picked, start, slot);
+    let mut in_flight = InFlight::new(picked, start, SlotRef::First(&slot));
     let has_others = is_repeatable && service.routes.len() > 1;
     let patience = Patience::of(target, method);
     let delay =

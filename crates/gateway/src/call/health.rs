@@ -36,6 +36,7 @@ use super::chain::{self, CONFIRMED_INTERVAL, parse_hex};
 use super::heads::ServiceHeads;
 use super::prefetch;
 use super::routing::{Route, Service};
+use super::shed_log::ShedLog;
 use super::worker::Worker;
 use crate::error::ErrorKind;
 use crate::heads::{BlockId, Event, Hash, Report, Standing};
@@ -139,11 +140,13 @@ pub(crate) fn interval(service: &model::Service) -> Nanos {
 /// Checks upstreams while the gateway runs.
 pub(crate) async fn watch(worker: Rc<Worker>) {
     let mut scans = tokio::time::interval(SCAN_INTERVAL);
+    let mut shed_log = ShedLog::default();
     loop {
         scans.tick().await;
         let view = worker.view();
         let now = worker.local.now();
         worker.client.tidy(view.routing.upstreams());
+        shed_log.report(&view.routing, now);
         for upstream in view.routing.upstreams() {
             upstream.health.flush(&upstream.model.id, now);
         }

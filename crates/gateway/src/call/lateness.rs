@@ -10,7 +10,7 @@ use plimsoll_measure::Nanos;
 
 use super::routing::Picked;
 use super::target::Target;
-use crate::upstream::gate::Slot;
+use crate::upstream::slot::SlotRef;
 use plimsoll_rpc::method::Method;
 
 /// How long attempts at a call may take.
@@ -31,19 +31,19 @@ impl Patience {
 }
 
 /// An attempt in flight.
-pub(super) struct InFlight<'a> {
+pub(super) struct InFlight<'r, 'a> {
     pub(super) picked: Picked<'a>,
     pub(super) start: Nanos,
     /// Whether it has taken as long as the learned patience.
     pub(super) is_late: bool,
     /// Whether it has been reported as failed.
     is_reported: bool,
-    /// Given back early if the upstream hangs.
-    pub(super) slot: Slot<'a>,
+    /// Returned early if the upstream hangs.
+    pub(super) slot: SlotRef<'r, 'a>,
 }
 
-impl<'a> InFlight<'a> {
-    pub(super) fn new(picked: Picked<'a>, start: Nanos, slot: Slot<'a>) -> InFlight<'a> {
+impl<'r, 'a> InFlight<'r, 'a> {
+    pub(super) fn new(picked: Picked<'a>, start: Nanos, slot: SlotRef<'r, 'a>) -> InFlight<'r, 'a> {
         InFlight { picked, start, is_late: false, is_reported: false, slot }
     }
 

@@ -93,15 +93,12 @@ pub(super) async fn awaited<'a>(
 /// The error for a call that is shed.
 #[cold]
 fn overloaded(target: &Target<'_>, shed: Shed) -> Error {
-    let waiting = target.service.state.line.waiting();
     let id = &target.service_id;
     let message = match shed.how {
         Waited::Late => {
             format!("the upstreams of {id} are at their capacity; no turn came in time")
         }
-        _ => format!(
-            "the upstreams of {id} are at their capacity, and {waiting} calls are waiting; try again"
-        ),
+        _ => format!("the upstreams of {id} are at their capacity; try again later"),
     };
     let retry_after = Some(RetryAfter::of(shed.retry_after.min(RETRY_MAX)));
     Error { retry_after, ..Error::new(ErrorKind::Overloaded, message) }

@@ -36,7 +36,7 @@ use crate::meter;
 use crate::observe::stats::{Extra, Outcome, RelayOutcome};
 use crate::payload::{Payload, Pieces, Truncated};
 use crate::permit::Permit;
-use crate::upstream::gate::Slot;
+use crate::upstream::slot::Slot;
 use crate::upstream::{self, DETAIL_MAX, Failure, ReplyChunks, Response, Reuse, Use};
 
 pub(crate) use body::is_call;
@@ -128,8 +128,9 @@ async fn relay<'a>(
         };
         let mut attempt = Attempt::start(target, picked, Use::Rest, METHOD, of_attempt);
         let limits = target.limits();
-        let failure = match attempt::begun(target, route, &sent, limits).await {
-            Ok(reply) => {
+        let failure = match attempt::begun(target, route, &sent, limits, (None, &slot)).await {
+            Ok(pending) => {
+                let reply = pending.take();
                 attempt.trace.answered(Some(reply.head().0));
                 break (route, attempt, reply);
             }

@@ -61,6 +61,7 @@ impl<'a> Target<'a> {
     pub(crate) fn failed(&self, error: &Error) -> Outcome {
         if let Some(place) = SHED.iter().position(|kind| *kind == error.kind) {
             self.service.calls.of(self.worker.local.number).shed[place].add(1);
+            self.account.in_use.shed(place, &self.worker.shared.shed_accounts);
         }
         self.failed_as(error)
     }

@@ -16,6 +16,7 @@
 //! the others have ended or [`GRACE`] has passed, so that they get the transaction, too.
 
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::Poll;
 
 use futures_util::StreamExt;
@@ -39,6 +40,7 @@ use crate::error::{Error, ErrorKind};
 use crate::observe::stats::{Extra, RelayOutcome};
 use crate::protocol::Category;
 use crate::protocol::evm::block_param::{Block, BlockParam, Tag};
+use crate::upstream::slot::{Slot, SlotRef};
 use crate::upstream::{Failure, Reuse};
 
 /// How long an accepted transaction's answer waits for the other upstreams.
@@ -51,15 +53,16 @@ async fn attempt<'a>(
     target: &Target<'a>,
     dispatched: Dispatched<'_>,
     picked: Picked<'a>,
+    slot: &Slot<'_>,
     start: Nanos,
 ) -> Ended<'a> {
-    let mut result = dispatched.attempt(target, picked, Reuse::Checked).await;
+    let mut result = dispatched.attempt(target, picked, slot, Reuse::Checked).await;
     if let Err(failure) = &result
         && target.repeats(failure)
     {
         let trace = dispatched.trace.because(Extra::Stale);
         let dispatched = Dispatched { trace, ..dispatched };
-        result = dispatched.attempt(target, picked, Reuse::New).await;
+        result = dispatched.attempt(target, picked, slot, Reuse::New).await;
     }
     (picked, start, result)
 }
@@ -98,7 +101,7 @@ pub(super) async fn agreed<'a>(
     let is_standard = agree::is_standard(&call.method);
     let mut tried = Tried::default();
     let mut running = FuturesUnordered::new();
-    let mut in_flight: Vec<InFlight<'a>> = Vec::new();
+    let mut in_flight: Vec<InFlight<'a, 'a>> = Vec::new();
     let mut answered: Vec<(Picked<'a>, JudgedResponse)> = Vec::new();
     let mut failure = None;
     let mut is_denied = false;
@@ -107,6 +110,9 @@ pub(super) async fn agreed<'a>(
     // One attempt at a time waits for a slot, while the others go on.
     let mut waiting: Option<LocalBoxFuture<'_, Result<Admitted<'a>, Error>>> = None;
     state.called(local.recent());
+    let begun = async |picked, slot: Rc<Slot<'a>>, start| {
+        attempt(target, dispatched, picked, &slot, start).await
+    };
     loop {
         let answers: Vec<Answer<'_>> = answered.iter().map(|(_, one)| answer(one)).collect();
         let agreement = Agreement::of(&answers, is_standard);
@@ -125,9 +131,10 @@ pub(super) async fn agreed<'a>(
         {
             match pick(target, dispatched, &mut tried, summary) {
                 Ok((picked, slot)) => {
-                    let start = local.now();
-                    in_flight.push(InFlight::new(picked, start, slot));
-                    running.push(attempt(target, dispatched, picked, start));
+                    let (start, slot) = (local.now(), Rc::new(slot));
+                    let shared = SlotRef::Further(slot.clone());
+                    in_flight.push(InFlight::new(picked, start, shared));
+                    running.push(begun(picked, slot, start));
                 }
                 Err(ErrorKind::Overloaded) => {
                     let tried = tried.clone();
@@ -167,8 +174,9 @@ pub(super) async fn agreed<'a>(
                 let (admitted, start) = (waited?, local.now());
                 picked(&admitted, &mut tried, summary);
                 let (picked, slot) = admitted;
-                in_flight.push(InFlight::new(picked, start, slot));
-                running.push(attempt(target, dispatched, picked, start));
+                let slot = Rc::new(slot);
+                in_flight.push(InFlight::new(picked, start, SlotRef::Further(slot.clone())));
+                running.push(begun(picked, slot, start));
                 continue;
             }
             Err(_) => {
@@ -309,9 +317,7 @@ pub(super) async fn broadcast<'a>(
     let local = &target.worker.local;
     let mut refused = None;
     let broadcast = async |(picked, slot): Admitted<'a>| {
-        let ended = attempt(target, dispatched, picked, local.recent()).await;
-        drop(slot);
-        ended
+        attempt(target, dispatched, picked, &slot, local.recent()).await
     };
     loop {
         match pick(target, dispatched, &mut tried, summary) {

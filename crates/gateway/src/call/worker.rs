@@ -16,10 +16,11 @@ use plimsoll_measure::rng::{Key, Sequence};
 use plimsoll_measure::{Nanos, WallClock};
 use plimsoll_registry::settings::Settings;
 use plimsoll_registry::store::Report;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::cache::Cache;
 use crate::cache::shared::Shared as SecondLevel;
+use crate::call::abandoned::Abandoned;
 use crate::call::cached::Caching;
 use crate::call::customers;
 use crate::call::passed::VIA;
@@ -33,7 +34,9 @@ use crate::local::{Local, Time};
 use crate::meter::{HAND_OVER_INTERVAL, Meter};
 use crate::observe::access_log::AccessLog;
 use crate::observe::events::Events;
-use crate::observe::metrics::{CacheFigures, Figures, RouteFigures, ServiceFigures};
+use crate::observe::metrics::{
+    CacheFigures, Figures, RouteFigures, SHED_NAMED_MAX, ServiceFigures,
+};
 use crate::observe::stats::{Counts, Sharded};
 use crate::observe::traces::Traces;
 use crate::permit::Capacity;
@@ -78,6 +81,8 @@ pub(crate) struct Shared {
     pub(crate) traces: Arc<Traces>,
     pub(crate) caching: Caching,
     pub(crate) leases: Leases,
+    /// Accounts that have had calls refused for lack of capacity.
+    pub(crate) shed_accounts: AtomicU64,
     /// When a connection from a caller was last known to be open; 0 if never.
     connected_at: AtomicU64,
     /// When the configuration was last replaced, as Unix time in nanoseconds.
@@ -128,6 +133,7 @@ impl Shared {
             traces: Arc::default(),
             caching,
             leases: Leases::default(),
+            shed_accounts: AtomicU64::new(0),
             connected_at: AtomicU64::new(0),
             reloaded_at: AtomicU64::new(WallClock::now().unix_ns),
             is_config_rejected: AtomicBool::new(false),
@@ -243,11 +249,21 @@ impl Shared {
             prefetched: service.state.prefetched.calls.load(Ordering::Relaxed),
             is_fallback: service.state.is_fallback.load(Ordering::Relaxed),
             line: service.state.line.clone(),
+            shed: Vec::new(),
         };
         let upstreams = state.routing.upstreams().iter();
         let Process { cpu_seconds, resident_bytes, open_fds } = (self.host.process)();
+        let mut services: Vec<ServiceFigures> = services.into_iter().map(service_figures).collect();
+        for (id, endpoint) in state.routing.endpoints() {
+            let account = &endpoint.access.account.in_use;
+            let is_named = (1..=SHED_NAMED_MAX).contains(&account.shed_place());
+            let is_of = |one: &&mut ServiceFigures| one.id == endpoint.service.model.id;
+            if let Some(service) = services.iter_mut().filter(|_| is_named).find(is_of) {
+                service.shed.push((id.to_owned(), account.shed_calls()));
+            }
+        }
         Figures {
-            services: services.into_iter().map(service_figures).collect(),
+            services,
             in_flight: upstreams
                 .map(|one| (one.model.id.clone(), one.in_flight(), one.gate.limit()))
                 .collect(),
@@ -286,6 +302,8 @@ pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) local: Rc<Local>,
     pub(crate) client: Client,
+    /// Where calls go whose callers have left; `None` until [`super::abandoned::run`] runs.
+    pub(crate) abandoned: RefCell<Option<mpsc::UnboundedSender<Abandoned>>>,
     view: RefCell<(u64, View)>,
     ids: Cell<u64>,
     /// Random bits for the ids of traces; unlike those of `local`, never the same in two processes.
@@ -299,6 +317,7 @@ impl Worker {
         let local = Rc::new(local.metered(shared.meter()));
         Worker {
             client: Client::new(local.clone(), shared.resolver.clone(), network),
+            abandoned: RefCell::default(),
             local,
             view: RefCell::new((shared.version.load(Ordering::Acquire), Rc::new(state))),
             ids: Cell::new(0),

@@ -62,7 +62,7 @@ metrics! {
     WAITING = "plimsoll_waiting_calls", "gauge", "service", "Calls that wait for an upstream with room.";
     WAITED = "plimsoll_waits_total", "counter", "service,outcome", "Calls that found all upstreams at their limit, by outcome: served; early (refused at once, because their turn would have come too late); late (their turn did not come in time); full (too many calls were waiting); left (the caller disconnected).";
     WAIT_TIME = "plimsoll_wait_seconds_total", "counter", "service", "The time that the served ones of these calls have waited.";
-    SHED_CALLS = "plimsoll_shed_total", "counter", "service,reason", "Calls refused for lack of capacity, by error; too_many_connections has no service and counts connections.";
+    SHED_CALLS = "plimsoll_shed_total", "counter", "service,endpoint,reason", "Calls refused for lack of capacity, by error. The first 200 endpoints that this happens to are named; the endpoint is empty for the others and for calls without one. too_many_connections has no service and counts connections.";
     REFUSED = "plimsoll_refused_total", "counter", "reason", "Requests and calls refused before their method was determined, by error.";
     LIMITED = "plimsoll_limited_total", "counter", "scope,reason", "Calls that a limit did not admit: of the endpoint or of the key (scope), by calls or compute_units per second, or by the daily or monthly quota.";
     REFUSED_CUSTOMERS = "plimsoll_endpoint_refused_total", "counter", "endpoint,reason", "Calls that a limit of the endpoint or of its keys did not admit (calls, compute_units, daily, monthly), and requests without a valid key (missing, malformed, conflicting, unknown, expired, foreign). The endpoint's id is masked as in the log; the first 500 endpoints by id are named, the others are added up as other.";
@@ -136,7 +136,12 @@ pub(crate) struct ServiceFigures {
     pub(crate) prefetched: u64,
     /// Its calls that wait for an upstream.
     pub(crate) line: Arc<Line>,
+    /// By endpoint: its calls that were refused for lack of capacity, in the order of [`SHED`].
+    pub(crate) shed: Vec<(String, [u64; SHED.len()])>,
 }
+
+/// The most endpoints that are named in [`SHED_CALLS`].
+pub(crate) const SHED_NAMED_MAX: u64 = 200;
 
 /// The served heads of a service.
 pub(crate) struct HeadFigures {
@@ -572,20 +577,25 @@ impl Page {
 
     fn shed(&mut self, counts: &Sharded<Counts>, services: &[ServiceFigures]) {
         self.head(SHED_CALLS);
-        let mut sample = |service: &str, kind: ErrorKind, count: u64| {
+        let mut sample = |service: &str, endpoint: &str, kind: ErrorKind, count: u64| {
             if count > 0 {
-                let labels = [("service", service), ("reason", kind.row().name)];
+                let reason = ("reason", kind.row().name);
+                let labels = [("service", service), ("endpoint", endpoint), reason];
                 self.sample(SHED_CALLS, "", &labels, count);
             }
         };
         for service in services {
             for (place, kind) in SHED.into_iter().enumerate() {
-                let count = service.calls.sum(|calls| calls.shed[place].get());
-                sample(&service.id, kind, count);
+                let mut others = service.calls.sum(|calls| calls.shed[place].get());
+                for (endpoint, counts) in &service.shed {
+                    sample(&service.id, endpoint, kind, counts[place]);
+                    others = others.saturating_sub(counts[place]);
+                }
+                sample(&service.id, "", kind, others);
             }
         }
         let full = ErrorKind::TooManyConnections;
-        sample("", full, counts.sum(|counts| counts.refused[full as usize].get()));
+        sample("", "", full, counts.sum(|counts| counts.refused[full as usize].get()));
     }
 
     /// Writes a histogram, unless it is empty; `figure` returns a bucket's count, or the sum.

@@ -13,6 +13,18 @@
 //! looks at `waiting`. Both orders are sequentially consistent, so at least one of the two sees the
 //! other. All slots of waiting calls are assigned under the lock of the queue.
 //!
+//! # Abandoned calls
+//! An upstream goes on working on a call whose caller has left: closing an HTTP/1.1 connection does not
+//! stop it. Such a call keeps its slot until its answer has arrived ([`super::slot`],
+//! [`crate::call`]'s `abandoned`).
+//!
+//! # Slots for accounts that hold few
+//! Slow calls of one account could hold all slots, and a call of another one would wait until the first
+//! of them ends. So for each [`KEPT_SHARE`] slots (at least one, from a limit of 2) there is one for
+//! accounts that hold fewer than that; only while such accounts call, so that an account that is alone gets
+//! all. They are kept from a limit that was set, and added to one that is found: the search would make up
+//! for slots that are not used. What waits at the upstream itself still is before such a call.
+//!
 //! # Calls that hang
 //! A call whose upstream has answered nothing since the call was sent, for longer than the patience
 //! with it, says nothing about the upstream's capacity, and would hold its slot until its timeout. Its
@@ -33,6 +45,7 @@ use plimsoll_registry::model;
 use plimsoll_resilience::concurrency::{Bounds, Concurrency, Ending, Sample};
 use plimsoll_rpc::method::{self, Method};
 
+use super::slot::Slot;
 use super::waiting::Waiting;
 use crate::account::InUse;
 use crate::error::ErrorKind;
@@ -43,8 +56,15 @@ use crate::protocol::Category;
 /// The smallest limit that is found: with fewer, one slow call would stop all others.
 const LIMIT_MIN: u32 = 4;
 
-/// The limit of an upstream of which nothing is known. It is raised once calls would use more.
-const LIMIT_START: u32 = 32;
+/// The limit of an upstream of which nothing is known. It grows as long as the upstream is no slower
+/// for it.
+const LIMIT_START: u32 = 64;
+
+/// One slot in this many is kept for accounts that hold few.
+const KEPT_SHARE: u32 = 8;
+
+/// For how long after a call of such an account.
+const KEPT_TIME: Nanos = Nanos::from_secs(60);
 
 /// The weight of a call in the mean time of an answer.
 const TIME_SHARE: u64 = 16;
@@ -60,6 +80,10 @@ pub(crate) struct Gate {
     pub(super) waiting: AtomicU32,
     /// The mean time of an answer, in nanoseconds; 0 if there was none.
     time: AtomicU64,
+    /// When a call was last answered.
+    answered_at: AtomicU64,
+    /// Until when slots are kept for accounts that hold few.
+    kept_until: AtomicU64,
     setting: model::Concurrency,
     found: Concurrency,
     pub(super) queue: Arc<Waiting>,
@@ -74,6 +98,8 @@ impl Gate {
             hanging: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
             time: AtomicU64::new(0),
+            answered_at: AtomicU64::new(0),
+            kept_until: AtomicU64::new(0),
             setting,
             found: Concurrency::new(bounds, method::NAMES.len() + 1),
             queue: queue.clone(),
@@ -83,12 +109,24 @@ impl Gate {
     /// The most slots at present.
     #[inline]
     pub(crate) fn limit(&self) -> u32 {
-        let rest = self.queue.connections_max().saturating_sub(self.hanging.load(Relaxed));
+        let rest = self.connections();
         match self.setting {
             model::Concurrency::Auto => self.found.limit().min(rest),
             model::Concurrency::Fixed(limit) => limit.min(rest),
             model::Concurrency::Off => rest,
         }
+    }
+
+    /// The connections that calls which do not hang may use.
+    #[inline]
+    fn connections(&self) -> u32 {
+        self.queue.connections_max().saturating_sub(self.hanging.load(Relaxed))
+    }
+
+    /// Whether the limit says something about the upstream. Calls are not refused for one that is a guess.
+    pub(super) fn is_known(&self) -> bool {
+        let is_auto = self.setting == model::Concurrency::Auto;
+        !is_auto || self.found.is_known() || self.found.limit() >= self.queue.connections_max()
     }
 
     /// Calls in flight, with those that hang.
@@ -102,6 +140,17 @@ impl Gate {
         Some(Nanos(self.time.load(Relaxed))).filter(|time| *time > Nanos::ZERO)
     }
 
+    /// A call was answered, perhaps after its caller had left.
+    #[inline]
+    pub(crate) fn answered(&self, at: Nanos) {
+        self.answered_at.store(at.0, Relaxed);
+    }
+
+    /// Whether a call has been answered since this time.
+    pub(crate) fn has_answered_since(&self, start: Nanos) -> bool {
+        self.answered_at.load(Relaxed) >= start.0.max(1)
+    }
+
     /// Takes a slot if one is free and no call waits for it.
     #[inline]
     pub(crate) fn enter<'a>(
@@ -109,12 +158,14 @@ impl Gate {
         account: &'a Arc<InUse>,
         local: &'a Local,
     ) -> Option<Slot<'a>> {
+        let now = local.recent();
+        self.called(account, now);
         if self.waiting.load(SeqCst) > 0 {
             return None;
         }
-        let number = self.take()?;
+        let number = self.take(account, now)?;
         account.slots.fetch_add(1, Relaxed);
-        Some(Slot { gate: self, account, local, number, is_hanging: false })
+        Some(Slot::new(self, account, local, number))
     }
 
     /// Takes a slot even if none is free.
@@ -126,15 +177,58 @@ impl Gate {
     ) -> Slot<'a> {
         let number = self.in_use.fetch_add(1, SeqCst) + 1;
         account.slots.fetch_add(1, Relaxed);
-        Slot { gate: self, account, local, number, is_hanging: false }
+        Slot::new(self, account, local, number)
     }
 
-    /// Takes a slot if one is free; returns the number of slots in use.
+    /// Keeps slots for accounts like this one, if it holds few while others hold some.
     #[inline]
-    pub(super) fn take(&self) -> Option<u32> {
+    fn called(&self, account: &InUse, now: Nanos) {
+        let slots = account.slots.load(Relaxed);
+        if u64::from(self.in_use.load(Relaxed)) > slots && slots < share(self.limit()).into() {
+            let until = now + KEPT_TIME;
+            // Calls of all threads read this, so it is not written for each.
+            if until - Nanos(self.kept_until.load(Relaxed)) >= Nanos::from_secs(1) {
+                self.kept_until.store(until.0, Relaxed);
+            }
+        }
+    }
+
+    /// The most slots in use, for accounts that hold many and for those that hold few.
+    #[inline]
+    pub(super) fn bounds(&self, now: Nanos) -> (u32, u32) {
+        let limit = self.limit();
+        if now >= Nanos(self.kept_until.load(Relaxed)) {
+            return (limit, limit);
+        }
+        match self.setting {
+            // The search would make up for slots that are not used.
+            model::Concurrency::Auto => (limit, (limit + share(limit)).min(self.connections())),
+            _ => (limit - share(limit), limit),
+        }
+    }
+
+    /// The most slots that may be in use after one more call of this account.
+    #[inline]
+    fn bound(&self, account: &InUse, now: Nanos) -> u32 {
+        let (bound, kept) = self.bounds(now);
+        if bound == kept || account.slots.load(Relaxed) >= share(bound).into() {
+            bound
+        } else {
+            kept
+        }
+    }
+
+    /// Whether a slot is free for this account.
+    pub(super) fn has_room(&self, account: &InUse, now: Nanos) -> bool {
+        self.in_use.load(SeqCst) < self.bound(account, now)
+    }
+
+    /// Takes a slot if one is free for this account; returns the number of slots in use.
+    #[inline]
+    pub(super) fn take(&self, account: &InUse, now: Nanos) -> Option<u32> {
         let mut in_use = self.in_use.load(SeqCst);
         loop {
-            if in_use >= self.limit() {
+            if in_use >= self.bound(account, now) {
                 return None;
             }
             match self.in_use.compare_exchange_weak(in_use, in_use + 1, SeqCst, SeqCst) {
@@ -156,6 +250,21 @@ impl Gate {
         self.offer(now);
     }
 
+    /// A call that hung has ended.
+    #[cold]
+    pub(super) fn no_longer_hangs(self: &Arc<Gate>, now: impl FnOnce() -> Nanos) {
+        self.hanging.fetch_sub(1, SeqCst);
+        // The connections may have been the limit.
+        self.offer(now);
+    }
+
+    /// Returns the slot of a call that hangs; it still counts towards the connections.
+    #[cold]
+    pub(super) fn hangs(self: &Arc<Gate>, now: impl FnOnce() -> Nanos) {
+        self.hanging.fetch_add(1, SeqCst);
+        self.leave(now);
+    }
+
     #[inline]
     fn offer(self: &Arc<Gate>, now: impl FnOnce() -> Nanos) {
         if self.waiting.load(SeqCst) > 0 {
@@ -172,7 +281,11 @@ impl Gate {
         (started, ended): (Nanos, Nanos),
         outcome: RelayOutcome,
     ) {
-        let ending = ending(outcome);
+        let ending = match ending(outcome) {
+            // It hangs, which says nothing about its capacity.
+            Ending::TimedOut if !self.has_answered_since(started) => Ending::Failed,
+            ending => ending,
+        };
         if ending == Ending::Answered {
             let (before, span) = (self.time.load(Relaxed), (ended - started).0);
             let mean = match before {
@@ -180,6 +293,7 @@ impl Gate {
                 _ => before - before / TIME_SHARE + span / TIME_SHARE,
             };
             self.time.store(mean.max(1), Relaxed);
+            self.answered(ended);
         }
         if self.setting != model::Concurrency::Auto {
             return;
@@ -193,49 +307,10 @@ impl Gate {
     }
 }
 
-/// Permission to send a call to an upstream, for as long as it is held.
-pub(crate) struct Slot<'a> {
-    gate: &'a Arc<Gate>,
-    account: &'a Arc<InUse>,
-    local: &'a Local,
-    /// The slots in use when this one was taken, including it.
-    pub(crate) number: u32,
-    is_hanging: bool,
-}
-
-impl<'a> Slot<'a> {
-    /// The slot that a wait has ended with.
-    pub(crate) fn granted(
-        gate: &'a Arc<Gate>,
-        account: &'a Arc<InUse>,
-        local: &'a Local,
-        number: u32,
-    ) -> Slot<'a> {
-        Slot { gate, account, local, number, is_hanging: false }
-    }
-
-    /// Returns the slot although the call goes on, because the upstream hangs.
-    #[cold]
-    pub(crate) fn hangs(&mut self) {
-        if !std::mem::replace(&mut self.is_hanging, true) {
-            self.gate.hanging.fetch_add(1, SeqCst);
-            self.account.slots.fetch_sub(1, Relaxed);
-            self.gate.leave(|| self.local.recent());
-        }
-    }
-}
-
-impl Drop for Slot<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        if self.is_hanging {
-            self.gate.hanging.fetch_sub(1, SeqCst);
-            // The connections may have been the limit.
-            return self.gate.offer(|| self.local.recent());
-        }
-        self.account.slots.fetch_sub(1, Relaxed);
-        self.gate.leave(|| self.local.recent());
-    }
+/// The slots of a limit that may be kept for accounts that hold fewer.
+#[inline]
+fn share(limit: u32) -> u32 {
+    if limit < 2 { 0 } else { (limit / KEPT_SHARE).max(1) }
 }
 
 /// What an outcome says about the upstream's capacity.
@@ -243,7 +318,8 @@ impl Drop for Slot<'_> {
 fn ending(outcome: RelayOutcome) -> Ending {
     use Category::{Internal, RateLimited, Timeout, Unauthorized, Unavailable};
     match outcome {
-        RelayOutcome::Cancelled | RelayOutcome::Failed(ErrorKind::TimedOut) => Ending::GivenUp,
+        RelayOutcome::Cancelled => Ending::GivenUp,
+        RelayOutcome::Failed(ErrorKind::TimedOut) => Ending::TimedOut,
         RelayOutcome::Failed(_)
         | RelayOutcome::Rpc(Internal | RateLimited | Timeout | Unauthorized | Unavailable) => {
             Ending::Failed

@@ -36,6 +36,8 @@ pub(crate) struct Reply {
     buffer: Vec<u8>,
     /// Covers the buffer beyond its initial size.
     share: Option<Share>,
+    /// Whether the request was sent as a whole, and the response is still to come.
+    is_owed: bool,
 }
 
 /// A connection taken from a pool, or opened for it.
@@ -135,6 +137,7 @@ impl Reply {
             reading: Reading::default(),
             buffer,
             share: None,
+            is_owed: false,
         }
     }
 
@@ -147,6 +150,7 @@ impl Reply {
             let stale = self.was_pooled && !failure.sent;
             return Err(self.stale_or_not(failure, stale));
         }
+        self.is_owed = true;
         match self.read_head().await {
             Ok(()) if self.was_pooled => self.pool.was_good(),
             Ok(()) => {}
@@ -165,6 +169,28 @@ impl Reply {
             self.pool.was_stale(self.local.now());
         }
         Failure { stale, ..failure }
+    }
+
+    /// Whether the upstream still works on the request, as far as is known.
+    pub(crate) fn is_owed(&self) -> bool {
+        self.is_owed
+    }
+
+    /// Reads the rest of a response that nobody waits for any more, `until` this time, if it is at most
+    /// this long, and returns the range of its body. May be called again after a timeout.
+    ///
+    /// # Errors
+    /// It did not end by then, or is longer, or the connection broke.
+    pub(crate) async fn rest(
+        &mut self,
+        until: Nanos,
+        length_max: u64,
+    ) -> Result<Range<usize>, Failure> {
+        (self.deadline, self.limit) = (until, self.limit.min(length_max));
+        if self.reading.head.is_none() {
+            self.read_head().await?;
+        }
+        self.read_body().await
     }
 
     /// Returns the connection to its pool: nothing was sent.
@@ -251,7 +277,12 @@ impl Reply {
     }
 
     async fn read(&mut self, deadline: Nanos, room: usize) -> Result<bool, Failure> {
-        self.connection.read(&self.local, deadline, &mut self.buffer, room).await
+        let read = self.connection.read(&self.local, deadline, &mut self.buffer, room).await;
+        self.is_owed = match &read {
+            Ok(is_open) => *is_open,
+            Err(failure) => failure.kind == ErrorKind::TimedOut,
+        };
+        read
     }
 
     /// Makes room for more of the response, of which `due` bytes are expected. Returns how many

@@ -39,7 +39,7 @@ use tokio::sync::oneshot;
 
 use super::gate::Gate;
 use crate::account::InUse;
-use crate::line::{Line, Waited};
+use crate::line::{Line, WAIT_UNKNOWN, Waited};
 use crate::local::Local;
 
 /// The most calls that wait.
@@ -169,20 +169,29 @@ impl Waiting {
         let times = accepts.iter().filter_map(|gate| gate.time());
         let time = times.min().unwrap_or(TIME_UNKNOWN);
         let slots = accepts.iter().map(|gate| gate.limit()).fold(0, u32::saturating_add).max(1);
-        let pace = line.pace(Nanos(time.0 / u64::from(slots)), now);
-        let ahead = queue.ahead(account, line);
+        let pace = line.pace(Nanos(time.0 / u64::from(slots)));
+        // While the limit is a guess, no call is refused before it has waited.
+        let is_known = accepts.iter().all(|gate| gate.is_known());
         let until = until.unwrap_or_else(|| {
             let half = Nanos((deadline - now).0 / 2);
-            now + account.crowd.allowed(time, now).min(half)
+            let least = if is_known { Nanos::ZERO } else { WAIT_UNKNOWN };
+            now + account.crowd.allowed(time, now).max(least).min(half)
         });
         let retry_after = Nanos(pace.0.saturating_mul(u64::from(line.waiting()) + 1));
-        if now + Nanos(pace.0.saturating_mul(ahead + 1)) > until {
-            line.count(Waited::Early);
-            return Err(Shed { how: Waited::Early, retry_after });
+        let refused = |how| {
+            line.count(how);
+            account.crowd.refused();
+            Err(Shed { how, retry_after })
+        };
+        // Calls that wait may not use the slots that are kept.
+        let is_free = accepts.iter().any(|gate| gate.has_room(account, now));
+        let ahead = queue.ahead(account, line);
+        let turn = now + Nanos(pace.0.saturating_mul(ahead + 1)) + line.stalled(now);
+        if is_known && !is_free && turn > until {
+            return refused(Waited::Early);
         }
         if queue.waiters >= WAITERS_MAX && !queue.shed_longest(account, now) {
-            line.count(Waited::Full);
-            return Err(Shed { how: Waited::Full, retry_after });
+            return refused(Waited::Full);
         }
         queue.ids += 1;
         let id = queue.ids;
@@ -190,7 +199,7 @@ impl Waiting {
         for gate in &accepts {
             gate.waiting.fetch_add(1, SeqCst);
         }
-        line.crowd.added(now);
+        line.added(now);
         account.crowd.added(now);
         queue.waiters += 1;
         let gates = accepts.clone();
@@ -219,13 +228,17 @@ impl Waiting {
 impl Queue {
     fn hand_over(&mut self, gate: &Arc<Gate>, now: Nanos) {
         while gate.waiting.load(SeqCst) > 0 {
-            let Some(number) = gate.take() else { return };
-            let Some(waiter) = self.next(gate, now) else { return gate.put_back() };
-            let (waiter, account) = waiter;
+            let Some((at, place)) = self.next(gate) else { return };
+            let account = self.accounts[at].in_use.clone();
+            // If it has none for the account that holds fewest, it has none for any.
+            let Some(number) = gate.take(&account, now) else { return };
+            let Some(waiter) = self.take(at, place, now) else { return gate.put_back() };
             self.turns += 1;
             account.turn.store(self.turns, Relaxed);
             account.slots.fetch_add(1, Relaxed);
-            waiter.line.granted(now - waiter.since, now);
+            let waited = now - waiter.since;
+            waiter.line.granted(waited, now);
+            account.crowd.served(waited, gate.time().unwrap_or(TIME_UNKNOWN), now);
             let slot = Some((gate.clone(), number));
             if let Err(mut grant) = waiter.grant.send(Grant { slot, account, at: now }) {
                 // It has left; here, the lock is held.
@@ -236,23 +249,20 @@ impl Queue {
         }
     }
 
-    /// Takes the call out of the queue that is to get a slot of this gate.
-    fn next(&mut self, gate: &Arc<Gate>, now: Nanos) -> Option<(Waiter, Arc<InUse>)> {
-        let mut best: Option<(u64, u64, usize, usize)> = None;
+    /// The call that is to get a slot of this gate: its account's place, and its own there.
+    fn next(&self, gate: &Arc<Gate>) -> Option<(usize, usize)> {
+        let mut best: Option<((u64, u64), (usize, usize))> = None;
         for (at, one) in self.accounts.iter().enumerate() {
             let key = (one.in_use.slots.load(Relaxed), one.in_use.turn.load(Relaxed));
-            if best.is_some_and(|(slots, turn, ..)| (slots, turn) <= key) {
+            if best.is_some_and(|(least, _)| least <= key) {
                 continue;
             }
             let accepts = |waiter: &Waiter| waiter.accepts.iter().any(|one| Arc::ptr_eq(one, gate));
             if let Some(place) = one.waiters.iter().position(accepts) {
-                best = Some((key.0, key.1, at, place));
+                best = Some((key, (at, place)));
             }
         }
-        let (.., at, place) = best?;
-        let account = self.accounts[at].in_use.clone();
-        let waiter = self.take(at, place, now)?;
-        Some((waiter, account))
+        best.map(|(_, places)| places)
     }
 
     /// Takes a call out of the queue.
@@ -297,6 +307,7 @@ impl Queue {
         let (place, account) = (one.waiters.len() - 1, one.in_use.clone());
         if let Some(waiter) = self.take(at, place, now) {
             waiter.line.count(Waited::Full);
+            account.crowd.refused();
             // It may have left.
             drop(waiter.grant.send(Grant { slot: None, account, at: now }));
         }
@@ -325,7 +336,7 @@ impl<'a> Place<'a> {
                 None => Waited::Full,
             },
         };
-        let pace = self.line.pace(TIME_UNKNOWN, self.local.now());
+        let pace = self.line.pace(TIME_UNKNOWN);
         let retry_after = Nanos(pace.0.saturating_mul(u64::from(self.line.waiting()).max(1)));
         Err(Shed { how, retry_after })
     }
@@ -343,6 +354,9 @@ impl<'a> Place<'a> {
             return false;
         };
         waiter.line.count(how);
+        if how == Waited::Late {
+            self.account.crowd.refused();
+        }
         true
     }
 }

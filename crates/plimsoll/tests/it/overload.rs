@@ -63,7 +63,8 @@ fn the_flood_of_one_customer_is_shed_and_another_one_is_served() {
     // The flood is ten times the capacity; the quiet one asks for a fifth of it.
     assert!(ok_share(&quiet) >= 0.9, "{}", quiet["requests"]);
     assert!(ok_share(&flood) <= 0.2, "{}", flood["requests"]);
-    let shed = metric(&address, "plimsoll_shed_total{service=\"eth\",reason=\"overloaded\"}");
+    let shed = "plimsoll_shed_total{service=\"eth\",endpoint=\"flood\",reason=\"overloaded\"}";
+    let shed = metric(&address, shed);
     let waits = metric(&address, "plimsoll_waits_total{service=\"eth\",outcome=\"early\"}");
     assert!(shed >= 1_000.0 && waits > 0.0, "{shed} shed, {waits} at once");
     assert_eq!(metric(&address, "plimsoll_upstream_concurrency{upstream=\"node\"}"), 4.0);

@@ -162,9 +162,9 @@ pub fn show_upstream(upstream: &Upstream) -> String {
     lines.line("tier", upstream.tier.to_string());
     lines.maybe("rate_limit", upstream.rate_limit, |rate| quote(&show_rate(rate)));
     match upstream.concurrency {
-        Concurrency::Off => {}
+        Concurrency::Auto => {}
         fixed @ Concurrency::Fixed(_) => lines.line("concurrency", fixed.to_string()),
-        Concurrency::Auto => lines.line("concurrency", quote("auto")),
+        Concurrency::Off => lines.line("concurrency", quote("off")),
     }
     lines.methods(&upstream.methods);
     lines.maybe("ca", upstream.ca.as_ref(), |path| quote_filled(&path.display().to_string()));

@@ -13,6 +13,14 @@ const STEP_MIN: f64 = 0.22;
 /// The step at the start and after the latency has jumped: a factor of two.
 const STEP_MAX: f64 = 1.0;
 
+/// In the ramp, there is a queue if the latency has grown by this much.
+const RAMP_QUEUE: f64 = 0.5;
+
+/// The search begins this much above the knee that the ramp has found, and at this limit at least:
+/// what it has found is an estimate.
+const RAMP_ABOVE: f64 = 0.6;
+const RAMP_MIN: f64 = 16.0;
+
 /// Above this share of the step by which the latency grows, there is a queue at the upper limit.
 const ELASTIC: f64 = 0.6;
 
@@ -60,6 +68,8 @@ pub(super) struct Window {
     pub(super) is_failing: bool,
     /// Whether many calls were given up, so that the ratio is no latency.
     pub(super) is_given_up: bool,
+    /// Whether most calls timed out.
+    pub(super) is_timed_out: bool,
 }
 
 /// The ratios at one limit.
@@ -147,10 +157,30 @@ impl Control {
         }
     }
 
+    /// Ends a window of the ramp; returns the limit for the next one, and whether the ramp is over.
+    pub(super) fn ramp(&mut self, window: &Window, bounds: Bounds) -> (u32, bool) {
+        let mut is_over = false;
+        if window.is_limited && !window.is_failing {
+            if window.ratio < RAMP_QUEUE && !window.is_given_up {
+                self.limit *= 2.0;
+                is_over = self.limit >= bounds.max.into();
+            } else {
+                let knee = self.limit * (RAMP_ABOVE - window.ratio).exp2();
+                self.limit = knee.clamp(RAMP_MIN.min(self.limit), self.limit);
+                is_over = true;
+            }
+        }
+        self.limit = self.limit.clamp(bounds.min.into(), bounds.max.into());
+        (self.limit.round() as u32, is_over)
+    }
+
     /// Ends a window; returns the limit for the next one.
     pub(super) fn step(&mut self, window: &Window, bounds: Bounds) -> u32 {
         if !window.is_limited || window.is_failing {
             self.begin();
+        } else if window.is_timed_out {
+            self.limit /= 2.0;
+            self.restart();
         } else {
             self.compare(window);
         }

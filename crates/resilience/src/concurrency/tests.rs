@@ -264,7 +264,7 @@ fn the_limit_is_where_the_servers_are_busy_and_nearly_nothing_waits() {
     let world = World { classes, ..World::default() };
     check("heavy-tailed", &world, 15, &Bar { busy: 0.88, queue: 1.0 });
     let world = World { rtt_ms: 150.0, ..World::default() };
-    check("far", &world, 25, &Bar { busy: 0.93, queue: 3.0 });
+    check("far", &world, 25, &Bar { busy: 0.93, queue: 4.0 });
 }
 
 #[test]
@@ -323,20 +323,50 @@ proptest! {
     #[test]
     fn the_limit_stays_within_its_bounds(
         bounds in (1u32..50, 0u32..1_000),
-        calls in proptest::collection::vec((0usize..3, 0u64..40_000_000_000, 0u32..2_000, 0u8..3), 1..3_000),
+        calls in proptest::collection::vec((0usize..3, 0u64..40_000_000_000, 0u32..2_000, 0u8..4), 1..3_000),
     ) {
         let bounds = Bounds { min: bounds.0, start: 32, max: bounds.0 + bounds.1 };
         let limit = Concurrency::new(bounds, 3);
         let mut now = Nanos::from_secs(100);
         for (kind, span, in_flight, ending) in calls {
             now += Nanos(span % 5_000_000);
-            let ending = [Ending::Answered, Ending::GivenUp, Ending::Failed][usize::from(ending)];
+            let endings = [Ending::Answered, Ending::GivenUp, Ending::TimedOut, Ending::Failed];
+            let ending = endings[usize::from(ending)];
             let in_flight = if in_flight < 1_000 { limit.limit() } else { in_flight };
             let sample = Sample { kind, started: now - Nanos(span), ended: now, in_flight, ending };
             limit.record(&sample);
             prop_assert!((bounds.min..=bounds.max).contains(&limit.limit()));
         }
     }
+}
+
+#[test]
+fn calls_that_all_time_out_halve_the_limit_and_those_that_leave_do_not() {
+    let after = |ending: Ending| {
+        let limit = Concurrency::new(Bounds { min: 4, start: 64, max: 1_000 }, 1);
+        for n in 0..5_000u64 {
+            let started = Nanos::from_millis(n * 10);
+            let ended = started + Nanos::from_secs(10);
+            let in_flight = limit.limit();
+            limit.record(&Sample { kind: 0, started, ended, in_flight, ending });
+        }
+        limit.limit()
+    };
+    assert_eq!((after(Ending::TimedOut), after(Ending::GivenUp)), (4, 64));
+}
+
+#[test]
+fn the_ramp_finds_large_upstreams_at_once_and_small_ones_soon() {
+    let limits = |servers: fn(f64) -> usize, rate: fn(f64) -> f64| -> Vec<f64> {
+        let bounds = Bounds { min: 4, start: 64, max: 1_000 };
+        let classes = vec![class(1.0, 40.0, Shape::Exponential)];
+        let world = World { servers, rate, bounds, classes, secs: 12.0, ..World::default() };
+        world.run(1).iter().map(|second| second.limit).collect()
+    };
+    let large = limits(|_| 1_000, |_| 20_000.0);
+    assert!(large[1] >= 500.0, "{large:?}");
+    let small = limits(|_| 4, |_| 200.0);
+    assert!(small[8..].iter().all(|limit| *limit <= 12.0), "{small:?}");
 }
 
 #[test]

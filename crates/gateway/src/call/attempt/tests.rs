@@ -163,7 +163,7 @@ async fn attempted(
 ) -> Result<JudgedResponse, Failure> {
     let slot = route.upstream.gate.force(&target.account.in_use, &target.worker.local);
     let picked = Picked { route, pass: None, in_use: slot.number, method: None };
-    super::run(target, call, picked, Reuse::Pooled, CallTrace::default()).await
+    super::run(target, call, (picked, &slot), Reuse::Pooled, CallTrace::default()).await
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::Poll;
 
 use futures_util::StreamExt;
@@ -24,6 +25,7 @@ use crate::observe::stats::{Extra, RelayOutcome};
 use crate::protocol::Category;
 use crate::transport::timer::Late;
 use crate::upstream::Reuse;
+use crate::upstream::slot::SlotRef;
 
 /// A retry that the budget has refused.
 struct Refused {
@@ -60,7 +62,7 @@ pub(super) struct Race<'r, 'a> {
     tried: Tried,
     running: FuturesUnordered<LocalBoxFuture<'r, Ended<'a>>>,
     patience: Patience,
-    in_flight: Vec<InFlight<'a>>,
+    in_flight: Vec<InFlight<'r, 'a>>,
     /// A retry that the budget has refused so far.
     refused: Option<Refused>,
     /// A retry that waits for a slot, and why it is made.
@@ -105,7 +107,7 @@ impl<'r, 'a> Race<'r, 'a> {
     /// Goes on from the first attempt, which has ended or is late.
     pub(super) async fn run(
         mut self,
-        in_flight: InFlight<'a>,
+        in_flight: InFlight<'r, 'a>,
         first: Pin<&'r mut (dyn Future<Output = Ended<'a>> + 'r)>,
         ended: Result<Ended<'a>, Late>,
         summary: &mut Summary<'a>,
@@ -185,7 +187,9 @@ impl<'r, 'a> Race<'r, 'a> {
             local.meter.hedge(self.target.account, Kind::Call(self.dispatched.method));
         }
         self.tried.add(admitted.0.route);
-        self.begin(admitted, self.reuse, extra == Extra::Hedge, extra, summary);
+        let (picked, slot) = admitted;
+        let slot = SlotRef::Further(Rc::new(slot));
+        self.begin((picked, slot), self.reuse, extra == Extra::Hedge, extra, summary);
     }
 
     /// Until when to wait for a retry that the budget has refused, if nothing else is left to wait for.
@@ -236,6 +240,10 @@ impl<'r, 'a> Race<'r, 'a> {
         let target = self.target;
         let place = self.in_flight.iter().position(|one| one.is(&picked, start));
         let slot = place.map(|place| self.in_flight.remove(place).slot);
+        let is_stale = matches!(&result, Err(failure) if failure.stale);
+        if let Some(slot) = slot.as_ref().filter(|_| !is_stale) {
+            slot.release();
+        }
         let now = target.worker.local.now();
         let mut is_denied = false;
         let (is_free, may_retry, same) = match &result {
@@ -270,6 +278,9 @@ impl<'r, 'a> Race<'r, 'a> {
                 (!failure.sent, may_retry, is_repeatable && target.repeats(failure))
             }
         };
+        if let Some(slot) = slot.as_ref().filter(|_| !same || self.is_settling) {
+            slot.release();
+        }
         if self.is_settling {
             return None;
         }
@@ -381,7 +392,7 @@ impl<'r, 'a> Race<'r, 'a> {
 
     fn begin(
         &mut self,
-        (picked, slot): Admitted<'a>,
+        (picked, slot): (Picked<'a>, SlotRef<'r, 'a>),
         reuse: Reuse,
         is_hedge: bool,
         why: Extra,
@@ -392,9 +403,9 @@ impl<'r, 'a> Race<'r, 'a> {
         let trace = self.dispatched.trace.because(why);
         let dispatched = Dispatched { trace, ..self.dispatched };
         let start = target.worker.local.recent();
-        self.in_flight.push(InFlight::new(picked, start, slot));
+        self.in_flight.push(InFlight::new(picked, start, slot.clone()));
         self.running.push(Box::pin(async move {
-            let result = dispatched.attempt(target, picked, reuse).await;
+            let result = dispatched.attempt(target, picked, &slot, reuse).await;
             Ended { picked, start, is_hedge, result }
         }));
     }

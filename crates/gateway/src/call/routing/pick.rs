@@ -22,7 +22,8 @@ use super::service::Service;
 use crate::account::InUse;
 use crate::error::{ErrorKind, RetryAfter};
 use crate::local::Local;
-use crate::upstream::gate::{Gate, Slot};
+use crate::upstream::gate::Gate;
+use crate::upstream::slot::Slot;
 
 /// What a call requires of an upstream.
 #[derive(Clone, Copy, Debug)]

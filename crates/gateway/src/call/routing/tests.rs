@@ -5,7 +5,7 @@ use crate::account::InUse;
 use crate::local::{Local, Time};
 use crate::observe::stats::Sharded;
 use crate::permit::Capacity;
-use crate::upstream::gate::Slot;
+use crate::upstream::slot::Slot;
 use plimsoll_config::Text;
 use plimsoll_measure::Nanos;
 use plimsoll_registry::model::{Address, Kind, Spread};

@@ -202,7 +202,7 @@ impl<'r, 'a> LookUp<'r, 'a> {
         let slot = route.upstream.gate.force(&self.target.account.in_use, local);
         let method = Method::find(METHOD);
         let picked = Picked { route, pass, in_use: slot.number, method };
-        let result = attempt::run(self.target, call, picked, reuse, self.trace).await;
+        let result = attempt::run(self.target, call, (picked, &slot), reuse, self.trace).await;
         result.map_err(|failure| failure.stale)
     }
 }
