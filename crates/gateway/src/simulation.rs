@@ -28,6 +28,7 @@ use plimsoll_registry::model::{self, Address, Definitions, Kind};
 use plimsoll_registry::settings::Settings;
 use tokio::time::Instant;
 
+use crate::call::abandoned;
 use crate::call::health;
 use crate::call::routing::{Routing, Service};
 use crate::call::worker::{Shared, State, Worker};
@@ -93,6 +94,7 @@ async fn simulate(script: Script) -> Outcome {
     let workers: Vec<Rc<Worker>> = (0..WORKERS).map(worker).collect();
     for worker in &workers {
         tokio::task::spawn_local(worker.clone().tidy());
+        tokio::task::spawn_local(abandoned::run(worker.clone()));
     }
     let board = Rc::new(RefCell::new(Vec::new()));
     tokio::task::spawn_local(observe(start, shared.clone(), board.clone()));

@@ -210,12 +210,8 @@ impl Gate {
     /// The most slots that may be in use after one more call of this account.
     #[inline]
     fn bound(&self, account: &InUse, now: Nanos) -> u32 {
-        let (bound, kept) = self.bounds(now);
-        if bound == kept || account.slots.load(Relaxed) >= share(bound).into() {
-            bound
-        } else {
-            kept
-        }
+        let (most, few) = self.bounds(now);
+        if account.slots.load(Relaxed) < few.saturating_sub(most).into() { few } else { most }
     }
 
     /// Whether a slot is free for this account.

@@ -20,7 +20,8 @@
 //!
 //! # Shedding
 //! A call that would not be served within its wait is refused at once: its place in the order, times
-//! the measured interval between two slots of its service. A call that has waited in vain is refused
+//! the measured interval between two slots of its service; but not while the limit of an upstream is a
+//! guess. A call that has waited in vain is refused
 //! then. The answer to both says when to try again: when the queue will have been served. Serving the newest call
 //! first, as Facebook does, is not needed: the queue is never longer than what can be served in time.
 //!
