@@ -16,7 +16,7 @@
 //! # Abandoned calls
 //! An upstream goes on working on a call whose caller has left: closing an HTTP/1.1 connection does not
 //! stop it. Such a call keeps its slot until its answer has arrived ([`super::slot`],
-//! [`crate::call`]'s `abandoned`).
+//! `call/abandoned.rs`).
 //!
 //! # Slots for accounts that hold few
 //! Slow calls of one account could hold all slots, and a call of another one would wait until the first
