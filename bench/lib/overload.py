@@ -72,7 +72,8 @@ def measure(section: Section, settings: Settings) -> None:
         f"{SERVICE_MS} ms: {CAPACITY}/s. The open model at its capacity and at twice that, then one "
         f"customer at {WITHIN}/s, alone and beside another one at {FLOOD}/s. Latencies are those of "
         f"answered calls, from the instant at which they were due. Each gateway first runs for "
-        f"{SETTLE_SECONDS} s at twice the capacity; {settings.rounds()}."
+        f"{SETTLE_SECONDS} s at twice the capacity, and at each load for as long as it is then measured; "
+        f"{settings.rounds()}."
     )
     table = section.table("load", "goodput/s", "p50 ms", "p99 ms", "answered %")
     rows: dict[str, list[Calls]] = {}
@@ -83,6 +84,8 @@ def measure(section: Section, settings: Settings) -> None:
         for _ in range(settings.runs):
             for name, rate in (("at capacity", CAPACITY), ("twice the capacity", 2 * CAPACITY),
                                ("one customer alone", WITHIN)):
+                # A queue stands after some seconds; before, calls wait as in a burst.
+                at_rate(quiet, gateway, rate, seconds)
                 rows.setdefault(name, []).append(at_rate(quiet, gateway, rate, seconds))
                 say(f"overload: {name}, {rows[name][-1].per_second:.0f}/s, "
                     f"p99 {p99_ms(rows[name][-1]):.1f} ms")
