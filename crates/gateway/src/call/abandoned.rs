@@ -9,8 +9,8 @@
 //! # How
 //! When the future of an attempt is dropped, or times out, while its response is still to come, its
 //! response and its slot are handed to a task of the worker ([`run`]), which reads the rest, returns
-//! the connection to its pool if the response answers the call, and releases the slot. Hedges and
-//! retries that have lost are treated alike.
+//! the connection to its pool if the response answers the call, and releases the slot. If the upstream
+//! asks not to be called, that is heeded. Hedges and retries that have lost are treated alike.
 //!
 //! # Limits
 //! There are at most as many of these calls as there are slots. One is awaited until the call would
@@ -22,21 +22,24 @@
 
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use plimsoll_measure::Nanos;
+use plimsoll_rpc::method::Method;
 use tokio::sync::mpsc;
 
+use super::attempt::{Received, SentCall, finished, unread};
 use super::judge::judge;
+use super::routing::Route;
 use super::target::Target;
 use super::worker::Worker;
 use crate::error::ErrorKind;
-use crate::http1::Coding;
 use crate::local::Local;
-use crate::protocol::Protocol;
-use crate::upstream::Reply;
+use crate::observe::stats::RelayOutcome;
 use crate::upstream::slot::{OwnedSlot, Slot};
+use crate::upstream::{Failure, Reply, Upstream};
 
 /// The longest response that is read to the end.
 const REST_MAX: u64 = 64 << 10;
@@ -46,14 +49,14 @@ pub(super) struct Pending<'s> {
     /// `None` once it has been taken.
     reply: Option<Reply>,
     /// The call's slot and what is expected; `None` if nobody waits for the rest.
-    call: Option<(&'s Worker, &'s Slot<'s>, Expected)>,
+    call: Option<(&'s Worker, &'s Route, &'s Slot<'s>, Expected)>,
 }
 
 /// What is known about the response to come.
 #[derive(Clone, Copy)]
 struct Expected {
-    /// The protocol and the id of a call; `None`: a REST request.
-    answers: Option<(Protocol, u64)>,
+    /// The call; `None`: a REST request.
+    sent: Option<SentCall>,
     sent_at: Nanos,
     patience: Nanos,
     /// When the call times out.
@@ -64,16 +67,16 @@ impl<'s> Pending<'s> {
     pub(super) fn new(
         reply: Reply,
         target: &'s Target<'_>,
-        slot: &'s Slot<'s>,
-        id: Option<u64>,
+        (route, slot): (&'s Route, &'s Slot<'s>),
+        sent: Option<SentCall>,
     ) -> Pending<'s> {
         let expected = Expected {
-            answers: id.map(|id| (target.service.protocol, id)),
+            sent,
             sent_at: target.worker.local.recent(),
             patience: target.service.model.patience(),
             deadline: target.start + target.service.model.timeout,
         };
-        Pending { reply: Some(reply), call: Some((target.worker, slot, expected)) }
+        Pending { reply: Some(reply), call: Some((target.worker, route, slot, expected)) }
     }
 
     /// A response without a slot.
@@ -113,20 +116,22 @@ impl Drop for Pending<'_> {
 }
 
 #[cold]
-fn abandon(reply: Reply, (worker, slot, expected): (&Worker, &Slot<'_>, Expected)) {
+fn abandon(reply: Reply, (worker, route, slot, expected): (&Worker, &Route, &Slot<'_>, Expected)) {
     let queue = worker.abandoned.borrow();
     if let Some(queue) = queue.as_ref()
         && let Some(slot) = slot.detach(&worker.local)
     {
         let left_at = worker.local.now();
         // If the worker has stopped, the slot is released here.
-        drop(queue.send(Abandoned { reply, slot, expected, left_at }));
+        let upstream = route.upstream.clone();
+        drop(queue.send(Abandoned { reply, upstream, slot, expected, left_at }));
     }
 }
 
 /// A call whose caller has left.
 pub(crate) struct Abandoned {
     reply: Reply,
+    upstream: Arc<Upstream>,
     slot: OwnedSlot,
     expected: Expected,
     left_at: Nanos,
@@ -148,26 +153,38 @@ pub(crate) async fn run(worker: Rc<Worker>) {
 
 impl Abandoned {
     async fn end(self, local: &Local) {
-        let Abandoned { mut reply, slot, expected, left_at } = self;
-        let Expected { answers, sent_at, patience, deadline } = expected;
+        let Abandoned { mut reply, upstream, slot, expected, left_at } = self;
+        let Expected { sent, sent_at, patience, deadline } = expected;
         let until = left_at + patience;
         let mut rest = reply.rest(until, REST_MAX).await;
         let is_late = rest.as_ref().is_err_and(|failure| failure.kind == ErrorKind::TimedOut);
-        if is_late && deadline > until && slot.gate.has_answered_since(sent_at) {
+        if is_late && deadline > until && !slot.gate.has_swallowed(sent_at) {
             rest = reply.rest(deadline, REST_MAX).await;
         }
         if rest.is_ok() {
             slot.gate.answered(local.now());
         }
         drop(slot);
-        let (Ok(body), Some((protocol, id))) = (rest, answers) else { return };
-        let (status, coding) = (reply.head().0, reply.coding());
-        let (response, reusable) = reply.finish(body);
-        let is_answer =
-            coding == Coding::None && judge(protocol, response.body(), status, id).is_ok();
-        if let Some(reusable) = reusable.filter(|_| is_answer) {
-            reusable.release(local.now());
-        }
-        local.give_buffer(response.buffer);
+        let Some(sent) = sent.filter(|_| reply.has_head()) else { return };
+        let received = match rest {
+            Ok(body) => finished(local, &upstream, (reply, body), REST_MAX).await,
+            Err(failure) => Err(unread(&reply, failure)),
+        };
+        let now = local.now();
+        let (outcome, retry_after) = match received {
+            Err(failure) => (RelayOutcome::failed(failure.kind), failure.retry_after),
+            Ok(Received { status, retry_after, response, reusable }) => {
+                let judged = judge(sent.protocol, response.body(), status, sent.id);
+                if let Some(reusable) = reusable.filter(|_| judged.is_ok()) {
+                    reusable.release(now);
+                }
+                local.give_buffer(response.buffer);
+                let outcome = |failure: Failure| RelayOutcome::failed(failure.kind);
+                (judged.map_or_else(outcome, |verdict| verdict.outcome), retry_after)
+            }
+        };
+        // All methods that are not known are parked together.
+        let method = sent.method.map_or("", Method::name);
+        upstream.parking.heed(outcome, method, retry_after, now);
     }
 }

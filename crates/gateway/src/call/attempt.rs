@@ -7,6 +7,7 @@
 //! Invariant: each attempt is counted exactly once, when it is dropped: with its outcome, or as
 //! cancelled if it has none.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -33,9 +34,11 @@ use crate::meter::Kind as MeterKind;
 use crate::observe::stats::RelayOutcome;
 use crate::offload;
 use crate::payload::{COPIED_MAX, Composer};
-use crate::protocol::Category;
+use crate::protocol::{Category, Protocol};
 use crate::upstream::slot::Slot;
-use crate::upstream::{Failure, FailureReport, Request, Response, Reusable, Reuse, Use};
+use crate::upstream::{
+    Failure, FailureReport, Reply, Request, Response, Reusable, Reuse, Upstream, Use,
+};
 use plimsoll_registry::model::Kind;
 
 /// Counts an attempt: as in flight until it is dropped, then once with its outcome.
@@ -115,14 +118,7 @@ impl<'a> Attempt<'a> {
             return;
         }
         if self.usage == Use::Calls {
-            match (failure.kind, failure.retry_after) {
-                (ErrorKind::UpstreamLimited, wish) => self.limited(wish, at),
-                (_, Some(wish)) => {
-                    let span = Nanos::from_secs(wish.0.into());
-                    self.route.upstream.parking.unavailable(span, at);
-                }
-                _ => {}
-            }
+            self.route.upstream.parking.heed(outcome, self.method, failure.retry_after, at);
         }
         let (status, text) = match &failure.detail {
             None => (None, &[][..]),
@@ -144,13 +140,6 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Stops sending calls of this kind to the upstream for as long as it asks.
-    #[cold]
-    fn limited(&self, retry_after: Option<RetryAfter>, now: Nanos) {
-        let retry_after = retry_after.map(|after| Nanos::from_secs(after.0.into()));
-        self.route.upstream.parking.limited(self.method, retry_after, now);
-    }
-
     /// Counts and logs an error object that is not the caller's fault.
     #[cold]
     fn failed_with_error(&mut self, service: &str, judged: &JudgedResponse) {
@@ -165,17 +154,12 @@ impl<'a> Attempt<'a> {
             counts_as_down: false,
         };
         self.route.upstream.health.failed(&report, judged.at);
-        match judged.outcome() {
-            RelayOutcome::Rpc(Category::RateLimited) => self.limited(judged.retry_after, judged.at),
-            RelayOutcome::Rpc(category @ (Category::Unavailable | Category::Unauthorized)) => {
-                if let (Category::Unavailable, Some(wish)) = (category, judged.retry_after) {
-                    let span = Nanos::from_secs(wish.0.into());
-                    self.route.upstream.parking.unavailable(span, judged.at);
-                }
-                self.route.failed(service, self.pass, judged.at);
-            }
-            // Callers may be able to cause it; it counts if another upstream does better.
-            _ => {}
+        let parking = &self.route.upstream.parking;
+        parking.heed(judged.outcome(), self.method, judged.retry_after, judged.at);
+        // Callers may be able to cause the others; they count if another upstream does better.
+        if let RelayOutcome::Rpc(Category::Unavailable | Category::Unauthorized) = judged.outcome()
+        {
+            self.route.failed(service, self.pass, judged.at);
         }
     }
 }
@@ -320,8 +304,9 @@ pub(super) async fn run(
         reuse,
         deadline: target.start + target.service.model.timeout,
     };
+    let sent = SentCall { id, protocol: target.service.protocol, method: picked.method };
     let mut attempt = Attempt::start(target, picked, Use::Calls, &call.method, trace);
-    let result = exchange(target, route, &request, (id, slot)).await;
+    let result = exchange(target, route, &request, (sent, slot)).await;
     attempt.trace.judged(&result);
     match &result {
         Ok(judged) => {
@@ -343,15 +328,24 @@ pub(super) async fn run(
     result
 }
 
+/// What the answer to a call is recognized by, and what it is about.
+#[derive(Clone, Copy)]
+pub(super) struct SentCall {
+    pub(super) id: u64,
+    pub(super) protocol: Protocol,
+    /// The method, if it is known.
+    pub(super) method: Option<Method>,
+}
+
 async fn exchange(
     target: &Target<'_>,
     route: &Route,
     request: &Request<'_>,
-    (id, slot): (u64, &Slot<'_>),
+    (sent, slot): (SentCall, &Slot<'_>),
 ) -> Result<JudgedResponse, Failure> {
     let (local, limits) = (&*target.worker.local, target.limits());
-    let protocol = target.service.protocol;
-    let pending = begun(target, route, request, limits, (Some(id), slot)).await?;
+    let SentCall { id, protocol, .. } = sent;
+    let pending = begun(target, route, request, limits, (Some(sent), slot)).await?;
     let Received { status, retry_after, mut response, reusable } =
         read(local, route, pending, limits).await?;
     let judged = if response.body.len() <= offload::INLINE_MAX {
@@ -389,14 +383,14 @@ async fn exchange(
 #[inline]
 pub(super) async fn begun<'s>(
     target: &'s Target<'_>,
-    route: &Route,
+    route: &'s Route,
     request: &Request<'_>,
     limits: &Limits,
-    (id, slot): (Option<u64>, &'s Slot<'_>),
+    (sent, slot): (Option<SentCall>, &'s Slot<'_>),
 ) -> Result<Pending<'s>, Failure> {
     let worker = target.worker;
     let reply = worker.client.prepare(&route.upstream, request, limits).await?;
-    let mut pending = Pending::new(reply, target, slot, id);
+    let mut pending = Pending::new(reply, target, (route, slot), sent);
     // Only now is it known which connection is used.
     let opened_at = pending.opened_at();
     if chain::is_owed(route, opened_at) {
@@ -445,19 +439,48 @@ async fn read(
     mut pending: Pending<'_>,
     limits: &Limits,
 ) -> Result<Received, Failure> {
-    let (status, head) = pending.head();
-    let retry_after = if matches!(status, 429 | 503) { retry_after(head) } else { None };
-    let by_status = |failure| judged_by_status(status, retry_after, failure);
-    let body = pending.read_body().await.map_err(by_status)?;
-    let coding = pending.coding();
-    let (mut response, reusable) = pending.take().finish(body);
-    route.upstream.health.kept(reusable.is_some());
+    match pending.read_body().await {
+        Ok(body) => finished(local, &route.upstream, (pending.take(), body), limits.answer).await,
+        Err(failure) => Err(unread(&pending, failure)),
+    }
+}
+
+/// A response whose body has been read, without its content coding.
+///
+/// # Errors
+/// The body cannot be decoded, or is longer than `limit` bytes.
+#[inline]
+pub(super) async fn finished(
+    local: &Local,
+    upstream: &Upstream,
+    (reply, body): (Reply, Range<usize>),
+    limit: u64,
+) -> Result<Received, Failure> {
+    let (status, retry_after) = asked(&reply);
+    let coding = reply.coding();
+    let (mut response, reusable) = reply.finish(body);
+    upstream.health.kept(reusable.is_some());
     // An empty body has no coding, whatever the head says.
     if coding != Coding::None && !response.body.is_empty() {
-        let decoding = Box::pin(response.decoded(local, coding, limits.answer));
+        let decoding = Box::pin(response.decoded(local, coding, limit));
+        let by_status = |failure| judged_by_status(status, retry_after, failure);
         response = decoding.await.map_err(by_status)?;
     }
     Ok(Received { status, retry_after, response, reusable })
+}
+
+/// The failure for a response whose body could not be read.
+#[cold]
+pub(super) fn unread(reply: &Reply, failure: Failure) -> Failure {
+    let (status, retry_after) = asked(reply);
+    judged_by_status(status, retry_after, failure)
+}
+
+/// The status of a response whose head has been read, and the upstream's Retry-After, if it has no capacity.
+#[inline]
+fn asked(reply: &Reply) -> (u16, Option<RetryAfter>) {
+    let (status, head) = reply.head();
+    (status, if matches!(status, 429 | 503) { retry_after(head) } else { None })
 }
 
 /// The failure for a response whose body could not be read or decoded: an HTTP error keeps its

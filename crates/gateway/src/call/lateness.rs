@@ -50,7 +50,8 @@ impl<'r, 'a> InFlight<'r, 'a> {
     /// Looks at an attempt that is late where there is no other upstream: its breaker would serve nobody.
     #[cold]
     pub(super) fn look_alone(&mut self) {
-        if !self.picked.route.has_answered_since(self.start) {
+        let route = self.picked.route;
+        if !route.has_answered_since(self.start) || route.upstream.gate.has_swallowed(self.start) {
             self.slot.hangs();
         }
     }
@@ -83,7 +84,7 @@ impl<'r, 'a> InFlight<'r, 'a> {
         let route = self.picked.route;
         let is_over = now >= self.start + patience.longest;
         let is_hanging = !route.has_answered_since(self.start);
-        if is_hanging {
+        if is_hanging || route.upstream.gate.has_swallowed(self.start) {
             self.slot.hangs();
         }
         if !self.is_reported && (is_over || is_hanging) {

@@ -30,7 +30,9 @@
 //! with it, says nothing about the upstream's capacity, and would hold its slot until its timeout. Its
 //! slot is returned ([`Slot::hangs`]), so that an upstream that works again is used at once, but it
 //! still counts towards the connections. So an upstream that hangs gets at most its limit of calls per
-//! patience.
+//! patience. The same holds for a call that is late although the upstream answers others again, if it
+//! was sent before the hang ended: most such calls were swallowed. Otherwise they would hold all slots
+//! until they time out, and the upstream would be idle for as long.
 //!
 //! # What has no slot
 //! Health checks and checks of the chain id: at most one of each for an upstream and service, in this
@@ -66,6 +68,9 @@ const KEPT_SHARE: u32 = 8;
 /// For how long after a call of such an account.
 const KEPT_TIME: Nanos = Nanos::from_secs(60);
 
+/// An upstream of which calls hang and which has answered none for this long hangs.
+const SILENCE: Nanos = Nanos::from_millis(500);
+
 /// The weight of a call in the mean time of an answer.
 const TIME_SHARE: u64 = 16;
 
@@ -82,6 +87,8 @@ pub(crate) struct Gate {
     time: AtomicU64,
     /// When a call was last answered.
     answered_at: AtomicU64,
+    /// When a call was answered for the first time after a hang.
+    resumed_at: AtomicU64,
     /// Until when slots are kept for accounts that hold few.
     kept_until: AtomicU64,
     setting: model::Concurrency,
@@ -99,6 +106,7 @@ impl Gate {
             waiting: AtomicU32::new(0),
             time: AtomicU64::new(0),
             answered_at: AtomicU64::new(0),
+            resumed_at: AtomicU64::new(0),
             kept_until: AtomicU64::new(0),
             setting,
             found: Concurrency::new(bounds, method::NAMES.len() + 1),
@@ -143,7 +151,24 @@ impl Gate {
     /// A call was answered, perhaps after its caller had left.
     #[inline]
     pub(crate) fn answered(&self, at: Nanos) {
+        // While no call hangs, nothing was swallowed.
+        if self.hanging.load(Relaxed) > 0 {
+            self.resume(at);
+        }
         self.answered_at.store(at.0, Relaxed);
+    }
+
+    #[cold]
+    fn resume(&self, at: Nanos) {
+        if at - Nanos(self.answered_at.load(Relaxed)) >= SILENCE {
+            self.resumed_at.store(at.0, Relaxed);
+        }
+    }
+
+    /// Whether a call that is late was swallowed: it was sent before or while the upstream hung. It
+    /// does not matter that the upstream answers others by now.
+    pub(crate) fn has_swallowed(&self, start: Nanos) -> bool {
+        !self.has_answered_since(start) || start.0 < self.resumed_at.load(Relaxed)
     }
 
     /// Whether a call has been answered since this time.
@@ -279,7 +304,7 @@ impl Gate {
     ) {
         let ending = match ending(outcome) {
             // It hangs, which says nothing about its capacity.
-            Ending::TimedOut if !self.has_answered_since(started) => Ending::Failed,
+            Ending::TimedOut if self.has_swallowed(started) => Ending::Failed,
             ending => ending,
         };
         if ending == Ending::Answered {

@@ -18,6 +18,10 @@ use plimsoll_measure::Nanos;
 use plimsoll_resilience::Parked;
 use plimsoll_rpc::method::{Method, NAMES};
 
+use crate::error::RetryAfter;
+use crate::observe::stats::RelayOutcome;
+use crate::protocol::Category;
+
 /// The upstream is parked when this many groups of methods are.
 const SEVERAL: usize = 3;
 
@@ -63,6 +67,25 @@ impl Parking {
         self.whole.park(Some(span), now);
     }
 
+    /// Does what the answer to a call asks for, whether or not its caller still waits for it.
+    #[cold]
+    pub(crate) fn heed(
+        &self,
+        outcome: RelayOutcome,
+        method: &str,
+        retry_after: Option<RetryAfter>,
+        now: Nanos,
+    ) {
+        let span = retry_after.map(|after| Nanos::from_secs(after.0.into()));
+        match (outcome, span) {
+            (RelayOutcome::Rpc(Category::RateLimited), span) => self.limited(method, span, now),
+            (RelayOutcome::Failed(_) | RelayOutcome::Rpc(Category::Unavailable), Some(span)) => {
+                self.unavailable(span, now);
+            }
+            _ => {}
+        }
+    }
+
     /// Parks a method after 429, and the upstream if several methods are parked.
     #[cold]
     pub(crate) fn limited(&self, method: &str, retry_after: Option<Nanos>, now: Nanos) {
@@ -76,7 +99,7 @@ impl Parking {
 
     /// Parks the upstream after 503.
     #[cold]
-    pub(crate) fn unavailable(&self, retry_after: Nanos, now: Nanos) {
+    fn unavailable(&self, retry_after: Nanos, now: Nanos) {
         self.unavailable.park(Some(retry_after.min(UNAVAILABLE_MAX)), now);
     }
 

@@ -220,6 +220,11 @@ impl Reply {
         Ok(())
     }
 
+    /// Whether the head of the response has been read.
+    pub(crate) fn has_head(&self) -> bool {
+        self.reading.head.is_some()
+    }
+
     /// The status and the head's bytes.
     pub(crate) fn head(&self) -> (u16, &[u8]) {
         let head = self.reading.head.as_ref().expect("the head was read");
