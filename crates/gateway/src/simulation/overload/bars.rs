@@ -222,12 +222,6 @@ fn upstreams_that_have_hung_are_used_again() {
     let during = Part::of(&records, 0, 11.0, 19.0);
     let after = Part::of(&records, 0, 26.0, 40.0);
     println!("success {:.3} during, {:.3} after, {most:?}", during.success(), after.success());
-    for at in 8..40 {
-        let part = Part::of(&records, 0, at.into(), f64::from(at) + 1.0);
-        let shed = part.calls.iter().filter(|one| one.is_shed).count();
-        let latest = part.calls.iter().map(|one| one.latency_ms).fold(0.0, f64::max);
-        println!("DBG {at} {:.3} of {} shed {shed} {latest:.0}", part.success(), part.calls.len());
-    }
     assert!(after.success() >= 0.98, "{}", after.success());
     assert!(Part::of(&records, 0, 0.0, 10.0).success() >= 0.99);
 }
