@@ -20,6 +20,8 @@ pub(crate) struct InUse {
     pub(crate) calls: AtomicU64,
     /// Slots of upstreams that its calls hold.
     pub(crate) slots: AtomicU64,
+    /// The upstreams of its service.
+    upstreams: AtomicU64,
     /// When it last got a slot after waiting, as a number in order.
     pub(crate) turn: AtomicU64,
     /// Its calls that wait.
@@ -31,6 +33,18 @@ pub(crate) struct InUse {
 }
 
 impl InUse {
+    /// Sets the number of its service's upstreams.
+    pub(crate) fn set_upstreams(&self, upstreams: usize) {
+        self.upstreams.store(upstreams as u64, Relaxed);
+    }
+
+    /// Whether it holds fewer slots than this, on average over the upstreams.
+    #[inline]
+    pub(crate) fn holds_less_than(&self, slots: u32) -> bool {
+        let upstreams = self.upstreams.load(Relaxed).max(1);
+        self.slots.load(Relaxed) < u64::from(slots) * upstreams
+    }
+
     /// A call was refused for lack of capacity, for this reason of [`SHED`]; `places` counts the accounts
     /// to which this has happened.
     #[cold]

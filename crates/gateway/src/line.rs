@@ -126,11 +126,14 @@ impl Crowd {
             self.count_from(now);
         }
         self.arrived.fetch_add(1, Relaxed);
-        if self.is_standing.load(Relaxed) {
-            WAIT_SHORT.max(Nanos(time.0 * 2))
-        } else {
-            WAIT_LONG.max(Nanos(time.0 * 2))
-        }
+        let least = if self.is_standing.load(Relaxed) { WAIT_SHORT } else { WAIT_LONG };
+        least.max(Nanos(time.0 * 2))
+    }
+
+    /// Whether a call has waited for longer than a standing queue permits, because it came before the
+    /// queue stood: it is refused rather than served, or it would keep the queue standing.
+    pub(crate) fn is_stale(&self, waited: Nanos, time: Nanos) -> bool {
+        self.is_standing.load(Relaxed) && waited > WAIT_SHORT.max(Nanos(time.0 * 2))
     }
 
     /// Ends the shedding if hardly any call was refused.

@@ -122,6 +122,7 @@ impl Routing {
                 let old = previous.endpoints.get(&model.id);
                 Access::compile(model, old, &previous.ledgers, serial)
             };
+            access.account.in_use.set_upstreams(service.routes.len());
             let rules = model.methods.clone();
             let agree = model.agree.clone();
             let endpoint = Endpoint { service, rules, agree, no_cache: model.no_cache, access };

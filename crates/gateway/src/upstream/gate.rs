@@ -21,8 +21,8 @@
 //! # Slots for accounts that hold few
 //! Slow calls of one account could hold all slots, and a call of another one would wait until the first
 //! of them ends. So for each [`KEPT_SHARE`] slots (at least one, from a limit of 2) there is one for
-//! accounts that hold fewer than that; only while such accounts call, so that an account that is alone gets
-//! all. They are kept from a limit that was set, and added to one that is found: the search would make up
+//! accounts that hold fewer than that, on average over the upstreams of their service; only while such accounts
+//! call, so that an account that is alone gets all. They are kept from a limit that was set, and added to one that is found: the search would make up
 //! for slots that are not used. What waits at the upstream itself still is before such a call.
 //!
 //! # Calls that hang
@@ -208,8 +208,8 @@ impl Gate {
     /// Keeps slots for accounts like this one, if it holds few while others hold some.
     #[inline]
     fn called(&self, account: &InUse, now: Nanos) {
-        let slots = account.slots.load(Relaxed);
-        if u64::from(self.in_use.load(Relaxed)) > slots && slots < share(self.limit()).into() {
+        let in_use = u64::from(self.in_use.load(Relaxed));
+        if in_use > account.slots.load(Relaxed) && account.holds_less_than(share(self.limit())) {
             let until = now + KEPT_TIME;
             // Calls of all threads read this, so it is not written for each.
             if until - Nanos(self.kept_until.load(Relaxed)) >= Nanos::from_secs(1) {
@@ -236,7 +236,7 @@ impl Gate {
     #[inline]
     fn bound(&self, account: &InUse, now: Nanos) -> u32 {
         let (most, few) = self.bounds(now);
-        if account.slots.load(Relaxed) < few.saturating_sub(most).into() { few } else { most }
+        if account.holds_less_than(few.saturating_sub(most)) { few } else { most }
     }
 
     /// Whether a slot is free for this account.
@@ -302,11 +302,11 @@ impl Gate {
         (started, ended): (Nanos, Nanos),
         outcome: RelayOutcome,
     ) {
-        let ending = match ending(outcome) {
-            // It hangs, which says nothing about its capacity.
-            Ending::TimedOut if self.has_swallowed(started) => Ending::Failed,
-            ending => ending,
-        };
+        let ending = ending(outcome);
+        if ending == Ending::TimedOut && self.has_swallowed(started) {
+            // It hung, which says nothing about its capacity.
+            return;
+        }
         if ending == Ending::Answered {
             let (before, span) = (self.time.load(Relaxed), (ended - started).0);
             let mean = match before {

@@ -21,9 +21,10 @@
 //! # Shedding
 //! A call that would not be served within its wait is refused at once: its place in the order, times
 //! the measured interval between two slots of its service; but not while the limit of an upstream is a
-//! guess. A call that has waited in vain is refused
-//! then. The answer to both says when to try again: when the queue will have been served. Serving the newest call
-//! first, as Facebook does, is not needed: the queue is never longer than what can be served in time.
+//! guess. A call that has waited in vain is refused then, or at its turn if the queue stands by that
+//! time ([`crate::line`]). The answer says when to try again: when the queue will have been served.
+//! Serving the newest call first, as Facebook does, is not needed: the queue is never longer than what can
+//! be served in time.
 //!
 //! # Limits
 //! At most [`WAITERS_MAX`] calls wait; beyond it, the account with most waiting calls loses its last
@@ -85,6 +86,8 @@ struct Waiter {
 /// A slot for a call that has waited, or the loss of its place.
 #[derive(Debug)]
 struct Grant {
+    /// How the wait ended.
+    how: Waited,
     slot: Option<(Arc<Gate>, u32)>,
     account: Arc<InUse>,
     at: Nanos,
@@ -233,15 +236,22 @@ impl Queue {
             let account = self.accounts[at].in_use.clone();
             // If it has none for the account that holds fewest, it has none for any.
             let Some(number) = gate.take(&account, now) else { return };
+            let time = gate.time().unwrap_or(TIME_UNKNOWN);
+            let waited = now - self.accounts[at].waiters[place].since;
+            if gate.is_known() && account.crowd.is_stale(waited, time) {
+                gate.put_back();
+                self.refuse(at, place, Waited::Late, now);
+                continue;
+            }
             let Some(waiter) = self.take(at, place, now) else { return gate.put_back() };
             self.turns += 1;
             account.turn.store(self.turns, Relaxed);
             account.slots.fetch_add(1, Relaxed);
-            let waited = now - waiter.since;
             waiter.line.granted(waited, now);
-            account.crowd.served(waited, gate.time().unwrap_or(TIME_UNKNOWN), now);
+            account.crowd.served(waited, time, now);
             let slot = Some((gate.clone(), number));
-            if let Err(mut grant) = waiter.grant.send(Grant { slot, account, at: now }) {
+            let grant = Grant { how: Waited::Served, slot, account, at: now };
+            if let Err(mut grant) = waiter.grant.send(grant) {
                 // It has left; here, the lock is held.
                 grant.slot = None;
                 grant.account.slots.fetch_sub(1, Relaxed);
@@ -305,14 +315,19 @@ impl Queue {
         if Arc::ptr_eq(&one.in_use, account) {
             return false;
         }
-        let (place, account) = (one.waiters.len() - 1, one.in_use.clone());
-        if let Some(waiter) = self.take(at, place, now) {
-            waiter.line.count(Waited::Full);
-            account.crowd.refused();
-            // It may have left.
-            drop(waiter.grant.send(Grant { slot: None, account, at: now }));
-        }
+        let place = one.waiters.len() - 1;
+        self.refuse(at, place, Waited::Full, now);
         true
+    }
+
+    /// Refuses a call that waits.
+    fn refuse(&mut self, at: usize, place: usize, how: Waited, now: Nanos) {
+        let account = self.accounts[at].in_use.clone();
+        let Some(waiter) = self.take(at, place, now) else { return };
+        waiter.line.count(how);
+        account.crowd.refused();
+        // It may have left.
+        drop(waiter.grant.send(Grant { how, slot: None, account, at: now }));
     }
 }
 
@@ -334,7 +349,7 @@ impl<'a> Place<'a> {
             None => Waited::Late,
             Some(mut grant) => match grant.slot.take() {
                 Some(slot) => return Ok(slot),
-                None => Waited::Full,
+                None => grant.how,
             },
         };
         let pace = self.line.pace(TIME_UNKNOWN);

@@ -297,13 +297,18 @@ impl Route {
     #[inline]
     pub(crate) fn succeeded(&self, pass: Option<Pass>, now: Nanos) {
         let state = &*self.state;
-        let change = match pass {
-            Some(pass) => state.breaker.succeeded(pass, now),
-            None => None,
-        };
-        if change.is_some() {
-            self.closed(now);
+        match pass {
+            Some(pass) if state.breaker.succeeded(pass, now).is_some() => self.closed(now),
+            Some(_) => {}
+            None => self.answered_anyway(now),
         }
+    }
+
+    /// A call was answered that the breaker had refused: no upstream of the service was known to work. As
+    /// good as a health check, and sooner: the open time may be half a minute by now.
+    #[cold]
+    fn answered_anyway(&self, now: Nanos) {
+        self.state.breaker.end_open_time(now);
     }
 
     #[cold]

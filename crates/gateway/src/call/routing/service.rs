@@ -224,6 +224,7 @@ impl Service {
             CallLedgers::default(),
             serial,
         );
+        account.in_use.set_upstreams(routes.len());
         let has_heads = is_listed && model.health_checks && !routes.is_empty();
         let heads = has_heads
             .then(|| heads(model, &routes, old, previous.floors.of(&model.id, model.chain_id)));

@@ -85,11 +85,12 @@ fn a_customer_within_its_share_does_not_notice_the_flood_of_another() {
 fn slow_calls_of_one_customer_do_not_hold_up_fast_ones_of_another() {
     let fast = rate(capacity(16) / 20.0);
     let slow = Customer { method: SLOW, ..rate(2.5 * capacity(16) / SLOW_TIMES) };
-    // (name, concurrency, the median and the 99th percentile to those alone)
-    for (name, concurrency, times) in [
-        ("fixed", model::Concurrency::Fixed(16), (2.0, 1.5)),
-        // Behind what waits at the nodes.
-        ("measured", model::Concurrency::Auto, (8.0, 8.0)),
+    // (name, concurrency, the least success; the median and the 99th percentile to those alone)
+    for (name, concurrency, least, times) in [
+        ("fixed", model::Concurrency::Fixed(16), 0.999, (1.5, 1.5)),
+        // Behind what waits at the nodes, as few calls end from which the limit is found. Without a
+        // limit, no fast call is answered.
+        ("measured", model::Concurrency::Auto, 0.95, (11.0, 14.0)),
     ] {
         for seed in 0..SEEDS {
             let at = |customers: &[Customer]| {
@@ -99,9 +100,11 @@ fn slow_calls_of_one_customer_do_not_hold_up_fast_ones_of_another() {
             };
             let (alone, beside) = (at(&[fast]), at(&[fast, slow]));
             let (p50, p99) = (beside.quantile(0.5), beside.quantile(0.99));
-            let before = (alone.quantile(0.5), alone.quantile(0.99));
-            println!("{name}, seed {seed}: p50 {p50:.0} ms, p99 {p99:.0} ms, alone {before:?}");
-            assert!(beside.success() >= 0.999, "{name}, seed {seed}: {}", beside.success());
+            let (before, success) = ((alone.quantile(0.5), alone.quantile(0.99)), beside.success());
+            println!(
+                "{name}, seed {seed}: {success:.4}, p50 {p50:.0} ms, p99 {p99:.0} ms, alone {before:?}"
+            );
+            assert!(success >= least, "{name}, seed {seed}: {success}");
             let is_near = p50 <= times.0 * before.0 && p99 <= times.1 * before.1;
             assert!(is_near, "{name}, seed {seed}: {p50} and {p99} ms, {before:?} alone");
         }
@@ -218,10 +221,16 @@ fn upstreams_that_have_hung_are_used_again() {
         if (10.0..20.0).contains(&at) { Work::Hang } else { Work::Times(1.0) }
     }
     let scenario = Scenario { work: hang, ..Scenario::of(&[rate(0.7 * CAPACITY)], 40) };
-    let Ran { records, most, .. } = run(&scenario, 1);
-    let during = Part::of(&records, 0, 11.0, 19.0);
-    let after = Part::of(&records, 0, 26.0, 40.0);
-    println!("success {:.3} during, {:.3} after, {most:?}", during.success(), after.success());
-    assert!(after.success() >= 0.98, "{}", after.success());
-    assert!(Part::of(&records, 0, 0.0, 10.0).success() >= 0.99);
+    for seed in 0..SEEDS {
+        let Ran { records, most, .. } = run(&scenario, seed);
+        let during = Part::of(&records, 0, 11.0, 19.0).success();
+        let after = Part::of(&records, 0, 26.0, 40.0);
+        let (success, p99) = (after.success(), after.quantile(0.99));
+        println!("seed {seed}: {during:.3} during, {success:.4} after, p99 {p99:.0} ms, {most:?}");
+        assert!(success >= 0.98, "seed {seed}: {success}");
+        let before = Part::of(&records, 0, 0.0, 10.0);
+        assert!(before.success() >= 0.99, "seed {seed}: {}", before.success());
+        let usual = before.quantile(0.99);
+        assert!(p99 <= 2.0 * usual, "seed {seed}: {p99} ms, {usual} ms before");
+    }
 }
