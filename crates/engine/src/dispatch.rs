@@ -293,8 +293,8 @@ impl<S: System> Dispatcher<S> {
         let stays_open = outgoing.standing.is_some();
         let connection = &mut self.connections[key];
         let buffers = (&mut self.buffers.out, &mut self.buffers.body);
-        let scratch = &mut self.buffers.resources.scratch;
-        let (sent, bytes) = match connection.start(outgoing, buffers, scratch) {
+        let resources = &mut self.buffers.resources;
+        let (sent, bytes) = match connection.start(outgoing, buffers, resources) {
             Started::Sent { bytes } => (true, bytes),
             Started::Queued { bytes } => (false, bytes),
             Started::Buffered { bytes } => {

@@ -235,7 +235,7 @@ pub fn http2(bytes: &[u8], segment: usize) -> Vec<String> {
             REQUEST.with(|request| {
                 let body_max = (started % 2 == 0).then_some(2_000);
                 let buffers = (&mut Vec::new(), &mut Vec::new());
-                connection.start(outgoing(request, started, body_max), buffers, &mut []);
+                connection.start(outgoing(request, started, body_max), buffers, &mut resources);
             });
             open.push(started);
             started += 1;
@@ -267,9 +267,10 @@ pub fn events(bytes: &[u8], segment: usize) -> Vec<String> {
     let bodies = Bodies { budget: BodyBudget::new(1 << 20), excerpts: Excerpts::default() };
     let mut resources = ReadResources::new(1 << 10, bodies);
     let mut seen = Vec::new();
-    let mut run = |connection: &mut Connection<Wire>, mut ready: Readiness| {
-        while let Some(event) = connection.next(&mut ready, &mut usize::MAX.clone(), &mut resources)
-        {
+    let mut run = |connection: &mut Connection<Wire>,
+                   mut ready: Readiness,
+                   resources: &mut ReadResources| {
+        while let Some(event) = connection.next(&mut ready, &mut usize::MAX.clone(), resources) {
             seen.push(show(&event));
             if matches!(event, Event::Closed { .. }) {
                 return true;
@@ -277,23 +278,24 @@ pub fn events(bytes: &[u8], segment: usize) -> Vec<String> {
         }
         false
     };
-    run(&mut connection, Readiness { writable: true, ..Readiness::NONE });
+    run(&mut connection, Readiness { writable: true, ..Readiness::NONE }, &mut resources);
     PLAN.with(|plan| {
         let request = Request::compile(&plan.requests[0], 0, Style::of(plan));
         let standing = plan.requests[0].standing.as_ref();
         let outgoing = Outgoing { standing, ..outgoing(&request, 7, Some(200)) };
-        connection.start(outgoing, (&mut Vec::new(), &mut Vec::new()), &mut []);
+        let buffers = (&mut Vec::new(), &mut Vec::new());
+        connection.start(outgoing, buffers, &mut resources);
     });
     let readable = Readiness { readable: true, ..Readiness::NONE };
     let mut has_closed = false;
     for part in bytes.chunks(segment.max(1)) {
         wire.0.borrow_mut().arrived.push_back(part.to_vec());
         while !has_closed && !wire.0.borrow().arrived.is_empty() {
-            has_closed = run(&mut connection, readable);
+            has_closed = run(&mut connection, readable, &mut resources);
         }
     }
     wire.0.borrow_mut().has_ended = true;
-    let has_closed = has_closed || run(&mut connection, readable);
+    let has_closed = has_closed || run(&mut connection, readable, &mut resources);
     assert!(has_closed && connection.is_idle(), "the connection closes: {seen:?}");
     assert_eq!(resources.bodies.budget.used(), 0, "each event is freed");
     let is_end = |event: &&String| event.starts_with("Failed 7") || event.starts_with("Answered 7");

@@ -11,6 +11,7 @@ use plimsoll_plan::{
     Values,
 };
 use plimsoll_rpc::judge::Expected;
+use plimsoll_websocket::COMPRESSION;
 use std::io::Write;
 use std::ops::Range;
 use std::sync::Arc;
@@ -336,7 +337,12 @@ pub(crate) fn opening_of(plan: &Plan, origin: &Origin) -> Option<Arc<Opening>> {
         head.extend_from_slice(
             b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n",
         );
-        Arc::new(Opening { head, message_max: plan.body_max })
+        if spec.compression {
+            let offer = format!("Sec-WebSocket-Extensions: {COMPRESSION}\r\n");
+            head.extend_from_slice(offer.as_bytes());
+        }
+        let (message_max, compression) = (plan.body_max, spec.compression);
+        Arc::new(Opening { head, message_max, compression })
     })
 }
 

@@ -5,10 +5,11 @@
 //! simulated network on virtual time. No other part of the engine reads a clock or opens a socket.
 //!
 //! # Layout
-//! - `kernel`: epoll, timerfd and TCP sockets; `timer`: the wake-up timer
+//! - `kernel`: epoll, timerfd and TCP sockets; `timer`: the wake-up timer; `linger`: sockets that are closed in good order
 //! - `resolve`: name resolution on a separate thread
 
 pub(crate) mod kernel;
+mod linger;
 pub(crate) mod resolve;
 mod timer;
 
@@ -95,6 +96,12 @@ pub(crate) trait System {
 
     /// Resolves a name; the result arrives as a message.
     fn resolve(&mut self, query: Query);
+
+    /// Closes a socket in good order: what was written last reaches the peer even if the peer still sends.
+    fn linger(&mut self, socket: Self::Socket);
+
+    /// Waits for a short time until such sockets are closed.
+    fn finish_lingering(&mut self);
 }
 
 /// Maximum number of connections reported by one wait.

@@ -84,6 +84,7 @@ impl<S: System> Worker<S> {
         let end = self.dispatcher.system.now();
         self.report(end, true);
         self.dispatcher.close_all();
+        self.dispatcher.system.finish_lingering();
         Ok(())
     }
 

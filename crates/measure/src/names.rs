@@ -206,6 +206,8 @@ listed! {
         NotUpgraded = "WebSocket not opened by the target",
         /// The target opened a WebSocket without showing that it understood the request.
         BadAccept = "WebSocket opened with a wrong accept key",
+        /// The target opened a WebSocket without the compression that the plan asks for: not an error.
+        NotCompressed = "WebSocket opened without compression",
         /// The target accepted the connection and never answered the opening of a WebSocket.
         UpgradeTimeout = "WebSocket not opened before the timeout",
         /// A frame or message that breaks the WebSocket protocol.

@@ -433,6 +433,12 @@ fn check_websockets(root: &Table<'_>, requests: &[RequestSpec]) {
     let mut opened: HashMap<Origin, &RequestSpec> = HashMap::new();
     for own in requests.iter().filter(|own| own.url.scheme.is_websocket()) {
         let first = opened.entry(own.origin()).or_insert(own);
+        if first.compression != own.compression {
+            let message =
+                format!("of the targets of {}, only some have \"compression\"", own.url_shown);
+            let hint = "these targets share connections; set it in all of them or in none";
+            return root.problem(message, hint);
+        }
         if first.headers != own.headers || first.url != own.url {
             let message = format!("the targets of {} have different headers", own.url_shown);
             let hint = "the headers open the connections that these targets share; give them the same ones";

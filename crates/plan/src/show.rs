@@ -284,6 +284,9 @@ fn show_request(spec: &RequestSpec, secrets: &Secrets) -> String {
         }
     } else if spec.url.scheme.is_websocket() {
         line("ws", quote(&spec.url_shown));
+        if spec.compression {
+            line("compression", "true".into());
+        }
     } else {
         line("request", quote(&format!("{} {}", spec.method, spec.url_shown)));
     }

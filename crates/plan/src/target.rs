@@ -140,6 +140,8 @@ pub struct RequestSpec {
     pub chunked: bool,
     /// The expected answer.
     pub expect: Expect,
+    /// Whether its WebSocket is opened with an offer of compression.
+    pub compression: bool,
     /// What it opens, if that stays open until the end of its stream.
     pub standing: Option<Standing>,
 }

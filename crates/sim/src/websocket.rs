@@ -1,13 +1,15 @@
 //! Serves WebSocket: JSON-RPC calls, and subscriptions with `eth_subscribe`.
 //!
 //! Calls are answered as over HTTP, with the same capacity, latency and faults, each as soon as it is done.
-//! A batch of calls is one message. Subscriptions are answered at once.
+//! A batch of calls is one message. Subscriptions are answered at once. Clients that offer compression get it, without
+//! context takeover.
 //!
 //! # Bounds
 //! A connection has at most [`CALLS_MAX`] calls in progress and reads no more before one is answered. A peer
 //! that reads nothing for the time that the settings allow, or whose subscriptions are too many blocks behind, is disconnected
 //! and counted.
 
+use std::cell::RefCell;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +23,10 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use plimsoll_measure::Nanos;
 use plimsoll_rpc::request::{self, Body, Call};
-use plimsoll_websocket::{Message, Opcode, Reader, Role, Violation, accept_of, put, put_close};
+use plimsoll_websocket::{
+    COMPRESSION, Deflate, Inflate, Message, Opcode, Reader, Role, Violation, accept_compression,
+    accept_of, put, put_close, put_compressed,
+};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::task::JoinSet;
@@ -46,12 +51,20 @@ const READ: usize = 2 << 10;
 
 const KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
 const VERSION: HeaderName = HeaderName::from_static("sec-websocket-version");
+const EXTENSIONS: HeaderName = HeaderName::from_static("sec-websocket-extensions");
 const ACCEPT: HeaderName = HeaderName::from_static("sec-websocket-accept");
+
+thread_local! {
+    /// Shared by the connections of a thread, so that an idle one holds neither.
+    static DEFLATE: RefCell<Deflate> = RefCell::default();
+    static INFLATE: RefCell<Inflate> = RefCell::default();
+}
 
 /// A connection that becomes a WebSocket, and the service that it is for.
 pub(crate) struct Upgrade {
     io: OnUpgrade,
     host: usize,
+    is_compressed: bool,
 }
 
 /// The response to a request that opens a WebSocket; `None` for other requests.
@@ -73,6 +86,8 @@ pub(crate) fn upgrade<B>(
         return Some(plain(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing\n".into()));
     };
     let accept = HeaderValue::try_from(accept_of(key)).expect("base64");
+    let offers = request.headers().get_all(EXTENSIONS).iter();
+    let is_compressed = accept_compression(offers.filter_map(|value| value.to_str().ok()));
     let host = match http::find_host(caller, request) {
         Ok(host) => &host.node.service.name,
         Err(response) => return Some(*response),
@@ -80,20 +95,24 @@ pub(crate) fn upgrade<B>(
     let hosts = &caller.shared.hosts;
     let host = hosts.iter().position(|own| own.node.service.name == *host)?;
     let io = hyper::upgrade::on(request);
-    *caller.upgrade.lock().unwrap_or_else(PoisonError::into_inner) = Some(Upgrade { io, host });
+    *caller.upgrade.lock().unwrap_or_else(PoisonError::into_inner) =
+        Some(Upgrade { io, host, is_compressed });
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(ACCEPT, accept);
+    if is_compressed {
+        headers.insert(EXTENSIONS, HeaderValue::from_static(COMPRESSION));
+    }
     Some(response)
 }
 
 /// Serves the WebSocket that the connection has become, if it has.
 pub(crate) async fn serve(caller: &Caller) {
     let upgrade = caller.upgrade.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let Some(Upgrade { io, host }) = upgrade else { return };
+    let Some(Upgrade { io, host, is_compressed }) = upgrade else { return };
     let Ok(io) = io.await else { return };
     let caller = Arc::new(Caller {
         shared: caller.shared.clone(),
@@ -110,14 +129,19 @@ pub(crate) async fn serve(caller: &Caller) {
         caller,
         host,
         out: Vec::new(),
+        is_compressed,
         subscriptions: Vec::new(),
         subscribed: 0,
         news: None,
         notified: None,
         calls: JoinSet::new(),
     };
+    let mut reader = Reader::new(Role::Server, message_max);
+    if is_compressed {
+        reader.allow_compression();
+    }
     // Errors are caused by the peer, or by an injected fault.
-    let _ = session.run(TokioIo::new(io), Reader::new(Role::Server, message_max)).await;
+    let _ = session.run(TokioIo::new(io), reader).await;
 }
 
 /// A subscription.
@@ -134,6 +158,7 @@ struct Session {
     host: usize,
     /// What is to be written.
     out: Vec<u8>,
+    is_compressed: bool,
     subscriptions: Vec<Subscription>,
     /// How many subscriptions there were.
     subscribed: u64,
@@ -187,10 +212,7 @@ impl Session {
                         if n == 0 {
                             return Err(End::Failed);
                         }
-                        let mut input = &buffer[..n];
-                        while let Some(message) = reader.next(&mut input)? {
-                            self.receive(message)?;
-                        }
+                        self.read(&buffer[..n], &mut reader)?;
                     }
                     Some(done) = self.calls.join_next(), if !self.calls.is_empty() => {
                         self.answer(done.map_err(io::Error::other)?)?;
@@ -231,6 +253,15 @@ impl Session {
                 return writing.shutdown().await;
             }
         }
+    }
+
+    fn read(&mut self, mut input: &[u8], reader: &mut Reader) -> Result<(), End> {
+        INFLATE.with_borrow_mut(|inflate| {
+            while let Some(message) = reader.next(&mut input, inflate)? {
+                self.receive(message)?;
+            }
+            Ok(())
+        })
     }
 
     fn receive(&mut self, message: Message<'_>) -> Result<(), End> {
@@ -296,7 +327,7 @@ impl Session {
     /// Sends a message of text; what is not UTF-8 is replaced.
     fn say(&mut self, text: &[u8]) {
         let text = String::from_utf8_lossy(text);
-        put(&mut self.out, Opcode::Text, true, None, text.as_bytes());
+        put_text(&mut self.out, text.as_bytes(), self.is_compressed);
     }
 
     /// The result of `eth_subscribe` or `eth_unsubscribe`; `None` for other calls.
@@ -353,7 +384,7 @@ impl Session {
                 let again = effects.is_repeated.then_some(&message);
                 let late = late.take();
                 for message in [Some(&message), again, late.as_ref()].into_iter().flatten() {
-                    put(&mut self.out, Opcode::Text, true, None, message);
+                    put_text(&mut self.out, message, self.is_compressed);
                     sent += 1;
                 }
             });
@@ -362,6 +393,17 @@ impl Session {
         self.notified = (sent > 0).then(|| news.unix());
         close.map_or(Ok(()), |code| Err(End::Close(code, "simulated fault")))
     }
+}
+
+/// Appends a message, compressed if that was agreed on and makes it shorter.
+fn put_text(out: &mut Vec<u8>, text: &[u8], is_compressed: bool) {
+    if !is_compressed {
+        return put(out, Opcode::Text, true, None, text);
+    }
+    DEFLATE.with_borrow_mut(|deflate| match deflate.message(text) {
+        Some(payload) => put_compressed(out, Opcode::Text, None, payload),
+        None => put(out, Opcode::Text, true, None, text),
+    });
 }
 
 /// The next news; never ready while there are no subscriptions.

@@ -9,7 +9,9 @@ use std::time::Duration;
 use plain::Plain;
 use plimsoll_measure::Nanos;
 use plimsoll_sim::{Date, Distribution, Fault, FaultKind, ManualDate, Service, Settings, Sim};
-use plimsoll_websocket::{Message, Opcode, Reader, Role, accept_of, put};
+use plimsoll_websocket::{
+    COMPRESSION, Deflate, Inflate, Message, Opcode, Reader, Role, accept_of, put, put_compressed,
+};
 use serde_json::{Value, json};
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -32,11 +34,16 @@ struct Socket {
 
 impl Socket {
     fn open(sim: &Sim) -> Socket {
+        Socket::open_with(sim, "").0
+    }
+
+    /// A socket whose opening has more headers, and the head of the answer in lower case.
+    fn open_with(sim: &Sim, headers: &str) -> (Socket, String) {
         let mut stream = TcpStream::connect(sim.address()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let head = format!(
             "GET /eth HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{headers}\r\n"
         );
         stream.write_all(head.as_bytes()).unwrap();
         let mut read = Vec::new();
@@ -49,7 +56,7 @@ impl Socket {
         assert!(head.starts_with("http/1.1 101 "), "{head}");
         let accept = format!("sec-websocket-accept: {}", accept_of(KEY).to_ascii_lowercase());
         assert!(head.contains(&accept), "{head}");
-        Socket { stream, reader: Reader::new(Role::Client, 1 << 20), input: Vec::new() }
+        (Socket { stream, reader: Reader::new(Role::Client, 1 << 20), input: Vec::new() }, head)
     }
 
     fn put(&mut self, opcode: Opcode, payload: &[u8]) {
@@ -67,7 +74,8 @@ impl Socket {
     fn next(&mut self) -> String {
         loop {
             let mut input = &self.input[..];
-            let message = self.reader.next(&mut input).unwrap().map(|message| match message {
+            let message = self.reader.next(&mut input, &mut Inflate::default()).unwrap();
+            let message = message.map(|message| match message {
                 Message::Text(text) => text.to_owned(),
                 other => format!("{other:?}"),
             });
@@ -152,6 +160,39 @@ fn calls_are_answered_by_id_and_pings_by_pongs() {
     socket.put(Opcode::Close, &[3, 232]);
     assert_eq!(socket.next(), "Close { code: Some(1000), reason: \"\" }");
     assert_eq!(socket.next(), "end");
+}
+
+#[test]
+fn compression_is_for_those_who_offer_it() {
+    let (sim, _) = start(None);
+    let offer = |value: &str| format!("Sec-WebSocket-Extensions: {value}\r\n");
+    for value in ["permessage-deflate; server_max_window_bits=10", "x-other"] {
+        let (mut socket, head) = Socket::open_with(&sim, &offer(value));
+        assert!(!head.contains("extensions"), "{head}");
+        assert_eq!(socket.ask("echo", json!(["x".repeat(5_000)]))["result"][0], "x".repeat(5_000));
+    }
+    let (mut socket, head) =
+        Socket::open_with(&sim, &offer("permessage-deflate; client_max_window_bits"));
+    assert!(head.contains(&format!("sec-websocket-extensions: {COMPRESSION}\r\n")), "{head}");
+    socket.reader.allow_compression();
+    let long = "x".repeat(100_000);
+    let call = json!({"jsonrpc": "2.0", "id": 7, "method": "echo", "params": [long]}).to_string();
+    let mut out = Vec::new();
+    let mut deflate = Deflate::default();
+    put_compressed(&mut out, Opcode::Text, MASK, deflate.message(call.as_bytes()).unwrap());
+    assert!(out.len() < 1_000, "{}", out.len());
+    for _ in 0..2 {
+        socket.stream.write_all(&out).unwrap();
+        let mut first = [0; 1];
+        socket.stream.read_exact(&mut first).unwrap();
+        socket.input.extend(first);
+        assert_eq!(first, [0xc1], "the answer is compressed");
+        assert_eq!(socket.json()["result"][0], long);
+    }
+    // A short one is not.
+    assert_eq!(socket.ask("eth_chainId", json!([]))["result"], "0x1");
+    socket.stream.write_all(b"\xc1\x81\0\0\0\0\xff").unwrap();
+    assert_eq!(socket.next(), "Close { code: Some(1007), reason: \"\" }");
 }
 
 #[test]

@@ -7,6 +7,9 @@ pub const CONTROL_MAX: usize = 125;
 /// Maximum length of a frame's head.
 pub const HEAD_MAX: usize = 14;
 
+/// The reserved bit that marks the first frame of a compressed message (RFC 7692 §6).
+const RSV1: u8 = 0x40;
+
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opcode {
@@ -59,6 +62,8 @@ impl Opcode {
 pub(crate) struct Head {
     /// Whether its message ends with it.
     pub(crate) ends: bool,
+    /// Whether its message is compressed; set on the first frame of a message only (RSV1).
+    pub(crate) is_compressed: bool,
     pub(crate) opcode: Opcode,
     pub(crate) mask: Option<[u8; 4]>,
     /// Length of the payload.
@@ -75,11 +80,12 @@ impl Head {
     #[inline]
     pub(crate) fn read(bytes: &[u8]) -> Result<Option<Head>, Violation> {
         let [first, second, rest @ ..] = bytes else { return Ok(None) };
-        if first & 0x70 != 0 {
+        if first & 0x30 != 0 {
             return Err(Violation::ReservedBits);
         }
         let opcode = Opcode::of(first & 0x0f).ok_or(Violation::UnknownOpcode)?;
-        let (ends, is_masked) = (first & 0x80 != 0, second & 0x80 != 0);
+        let (ends, is_compressed) = (first & 0x80 != 0, first & RSV1 != 0);
+        let is_masked = second & 0x80 != 0;
         let short = second & 0x7f;
         if opcode.is_control() && (!ends || short > CONTROL_MAX as u8) {
             return Err(Violation::BadControl);
@@ -110,7 +116,7 @@ impl Head {
             mask = Some(*key);
             len += key.len();
         }
-        Ok(Some(Head { ends, opcode, mask, payload, len }))
+        Ok(Some(Head { ends, is_compressed, opcode, mask, payload, len }))
     }
 }
 
@@ -150,6 +156,14 @@ pub fn put(out: &mut Vec<u8>, opcode: Opcode, ends: bool, key: Option<[u8; 4]>, 
     let at = out.len();
     out.extend_from_slice(payload);
     mask(&mut out[at..], key, 0);
+}
+
+/// Appends a message whose payload was compressed, in one frame.
+#[inline]
+pub fn put_compressed(out: &mut Vec<u8>, opcode: Opcode, key: Option<[u8; 4]>, payload: &[u8]) {
+    let at = out.len();
+    put(out, opcode, true, key, payload);
+    out[at] |= RSV1;
 }
 
 /// Appends a close frame. A reason that does not fit is cut.

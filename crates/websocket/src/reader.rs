@@ -1,9 +1,11 @@
 //! From bytes to messages.
 //!
 //! A message that is whole in the input, in one frame without a mask, is returned from there; others are
-//! collected. Everything that the peer can break is a [`Violation`], after which the connection is of no
+//! collected. Compressed messages are decompressed into a buffer that the readers of a thread share, so that a
+//! connection between two messages holds neither a window nor a buffer. Everything that the peer can break is a [`Violation`], after which the connection is of no
 //! more use.
 
+use crate::deflate::Inflate;
 use crate::frame::{CONTROL_MAX, HEAD_MAX, Head, Opcode, mask};
 
 /// Which side reads.
@@ -18,8 +20,8 @@ pub enum Role {
 /// How the peer broke the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
-    /// Reserved bits are set, although no extension was agreed on.
-    #[error("a frame with reserved bits, although no extension was agreed on")]
+    /// Reserved bits are set, although no extension was agreed on that uses them there.
+    #[error("a frame with reserved bits that no agreed extension uses there")]
     ReservedBits,
     /// A frame of an unknown kind.
     #[error("a frame with an unknown opcode")]
@@ -42,6 +44,9 @@ pub enum Violation {
     /// A message that is longer than the limit.
     #[error("a message longer than the limit")]
     TooLong,
+    /// A compressed message that cannot be decompressed, or is incomplete.
+    #[error("a compressed message that cannot be decompressed")]
+    BadDeflate,
     /// A text that is not UTF-8.
     #[error("a text that is not valid UTF-8")]
     BadText,
@@ -58,7 +63,7 @@ impl Violation {
     pub fn code(self) -> u16 {
         match self {
             Violation::TooLong | Violation::TooManyFragments => 1009,
-            Violation::BadText => 1007,
+            Violation::BadText | Violation::BadDeflate => 1007,
             _ => 1002,
         }
     }
@@ -110,6 +115,10 @@ pub struct Reader {
     control: Vec<u8>,
     /// Whether `message` and `control` were returned last.
     is_returned: bool,
+    /// Whether messages may be compressed, the one that is not complete is, and `message` was decompressed.
+    may_be_compressed: bool,
+    is_compressed: bool,
+    is_inflated: bool,
     has_closed: bool,
 }
 
@@ -119,7 +128,7 @@ const FRAGMENTS_MAX: u32 = 10_000;
 const KEPT: usize = 4 << 10;
 
 impl Reader {
-    /// A reader of messages of at most `message_max` bytes.
+    /// A reader of messages of at most `message_max` bytes, before and after decompression.
     pub fn new(role: Role, message_max: usize) -> Reader {
         Reader {
             role,
@@ -132,8 +141,16 @@ impl Reader {
             fragments: 0,
             control: Vec::new(),
             is_returned: false,
+            may_be_compressed: false,
+            is_compressed: false,
+            is_inflated: false,
             has_closed: false,
         }
+    }
+
+    /// From now on, messages may be compressed: that was agreed on.
+    pub fn allow_compression(&mut self) {
+        self.may_be_compressed = true;
     }
 
     /// Bytes that it holds of an incomplete message.
@@ -152,6 +169,7 @@ impl Reader {
     }
 
     /// The next message in the input, whose beginning it removes; `None` if the input is used up.
+    /// `inflate` decompresses, and gets back the buffer of the last message that it decompressed.
     ///
     /// # Errors
     /// If the peer broke the protocol.
@@ -159,13 +177,10 @@ impl Reader {
     pub fn next<'a, 'b: 'a>(
         &'a mut self,
         input: &mut &'b [u8],
+        inflate: &mut Inflate,
     ) -> Result<Option<Message<'a>>, Violation> {
         if std::mem::take(&mut self.is_returned) {
-            self.control.clear();
-            if self.kind.is_none() {
-                self.message.clear();
-                self.message.shrink_to(KEPT);
-            }
+            self.forget(inflate);
         }
         loop {
             let Some(open) = self.frame(input)? else { return Ok(None) };
@@ -177,6 +192,10 @@ impl Reader {
             let in_place = is_whole && open.read == 0 && head.mask.is_none();
             if in_place && head.ends && self.kind.is_none() && !head.opcode.is_control() {
                 self.open = None;
+                if head.is_compressed {
+                    self.inflate(Some(part), inflate)?;
+                    return message(head.opcode, &self.message).map(Some);
+                }
                 return message(head.opcode, part).map(Some);
             }
             let buffer =
@@ -197,12 +216,38 @@ impl Reader {
                 return message(head.opcode, &self.control).map(Some);
             }
             let kind = *self.kind.get_or_insert(head.opcode);
+            self.is_compressed |= head.is_compressed;
             self.fragments += 1;
             if head.ends {
                 (self.kind, self.fragments, self.is_returned) = (None, 0, true);
+                if std::mem::take(&mut self.is_compressed) {
+                    self.inflate(None, inflate)?;
+                }
                 return message(kind, &self.message).map(Some);
             }
         }
+    }
+
+    /// Forgets what was returned last.
+    fn forget(&mut self, inflate: &mut Inflate) {
+        self.control.clear();
+        if self.kind.is_some() {
+            return;
+        }
+        if std::mem::take(&mut self.is_inflated) {
+            inflate.take_back(std::mem::take(&mut self.message));
+        } else {
+            self.message.clear();
+            self.message.shrink_to(KEPT);
+        }
+    }
+
+    /// Decompresses a payload, or the message that was collected, into `message`.
+    fn inflate(&mut self, payload: Option<&[u8]>, inflate: &mut Inflate) -> Result<(), Violation> {
+        let collected = std::mem::take(&mut self.message);
+        self.message = inflate.message(payload.unwrap_or(&collected), self.message_max)?;
+        (self.is_returned, self.is_inflated) = (true, true);
+        Ok(())
     }
 
     /// The frame whose payload comes next in the input.
@@ -244,6 +289,10 @@ impl Reader {
         }
         if head.mask.is_some() != (self.role == Role::Server) {
             return Err(Violation::BadMask);
+        }
+        let begins = matches!(head.opcode, Opcode::Text | Opcode::Binary);
+        if head.is_compressed && !(begins && self.may_be_compressed) {
+            return Err(Violation::ReservedBits);
         }
         if head.opcode.is_control() {
             return Ok(());

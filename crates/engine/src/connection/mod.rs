@@ -302,24 +302,28 @@ impl<K: Socket> Connection<K> {
     /// Starts an exchange; `buffers` are for rendering and can be reused afterwards.
     ///
     /// If the poll has reported bytes that were not read yet, they belong to no request of ours:
-    /// `scratch` is used to look at them first.
+    /// the read buffer is used to look at them first.
     pub(crate) fn start(
         &mut self,
         outgoing: Outgoing<'_>,
         buffers: (&mut Vec<u8>, &mut Vec<u8>),
-        scratch: &mut [u8],
+        resources: &mut ReadResources,
     ) -> Started {
         match &mut self.protocol {
             Protocol::Http1(http) => {
                 if (self.unread.readable || self.unread.read_closed)
-                    && !http.is_silent(&mut self.transport, &mut self.unread, scratch)
+                    && !http.is_silent(
+                        &mut self.transport,
+                        &mut self.unread,
+                        &mut resources.scratch,
+                    )
                 {
                     return Started::Refused;
                 }
                 http.start(&mut self.transport, outgoing, buffers)
             }
             Protocol::Http2(http) => http.start(outgoing, buffers),
-            Protocol::WebSocket(socket) => socket.start(outgoing, buffers),
+            Protocol::WebSocket(socket) => socket.start(outgoing, buffers, &mut resources.deflate),
         }
     }
 
@@ -519,11 +523,14 @@ impl<K: Socket> Connection<K> {
         }
     }
 
-    /// Closes the connection.
-    pub(crate) fn close(mut self) {
-        if let Protocol::WebSocket(socket) = &mut self.protocol {
-            socket.say_goodbye(&mut self.transport);
-        }
-        self.transport.close();
+    /// Closes the connection. Returns the socket if the peer must still read what was written last.
+    #[must_use]
+    pub(crate) fn close(mut self) -> Option<K> {
+        let lingers = match &mut self.protocol {
+            Protocol::WebSocket(socket) => socket.say_goodbye(&mut self.transport),
+            Protocol::Http1(_) | Protocol::Http2(_) => false,
+        };
+        let socket = self.transport.close();
+        lingers.then_some(socket)
     }
 }

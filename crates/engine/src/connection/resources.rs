@@ -3,6 +3,7 @@
 use super::Excerpts;
 use crate::http2::frame::{HEAD_LEN, PAYLOAD_MAX};
 use crate::system::Readiness;
+use plimsoll_websocket::{Deflate, Inflate};
 use std::io;
 
 /// Why reading has ended, after a read that returned no bytes on a connection that carries many
@@ -24,18 +25,23 @@ pub(super) fn end_of_reading(
     }
 }
 
-/// Worker resources that connections use while reading.
+/// Worker resources that connections use while reading and writing.
 pub(crate) struct ReadResources {
     /// The read buffer: room for an incomplete frame and one read.
     pub(crate) scratch: Vec<u8>,
     /// Maximum bytes per read.
     pub(crate) read_max: usize,
     pub(crate) bodies: Bodies,
+    /// For messages over WebSocket.
+    pub(crate) inflate: Inflate,
+    pub(crate) deflate: Deflate,
 }
 
 impl ReadResources {
     pub(crate) fn new(read_max: usize, bodies: Bodies) -> ReadResources {
-        ReadResources { scratch: vec![0; HEAD_LEN + PAYLOAD_MAX + read_max], read_max, bodies }
+        let scratch = vec![0; HEAD_LEN + PAYLOAD_MAX + read_max];
+        let (inflate, deflate) = (Inflate::default(), Deflate::default());
+        ReadResources { scratch, read_max, bodies, inflate, deflate }
     }
 }
 

@@ -35,6 +35,7 @@ fn request(method: &str) -> Request {
         body: Body::Empty,
         chunked: false,
         expect: Expect { status: vec![200..=299], rpc: RpcExpect::Off, contains: None },
+        compression: false,
         standing: None,
     };
     Request::compile(&spec, 0, Style::default())
@@ -79,8 +80,8 @@ impl Pair {
             standing: None,
             last_event: &[],
         };
-        let scratch = &mut self.resources.scratch;
-        self.connection.start(outgoing, (&mut Vec::new(), &mut Vec::new()), scratch)
+        let buffers = (&mut Vec::new(), &mut Vec::new());
+        self.connection.start(outgoing, buffers, &mut self.resources)
     }
 
     /// The next event as text; empty if there is none.
@@ -357,7 +358,7 @@ fn exchange(segments: &[&[u8]], next: Next, request: &Request, body_max: Option<
         connection.next(&mut Readiness::NONE.clone(), &mut 1, &mut resources),
         Some(Event::Established)
     ));
-    let start = |connection: &mut Connection<Scripted>, arrival, scratch: &mut [u8]| {
+    let start = |connection: &mut Connection<Scripted>, arrival, resources: &mut _| {
         let (values, trace) = (VALUES(), false);
         let (target, spec, split_by) = (0, 0, None);
         let outgoing = Outgoing {
@@ -374,9 +375,9 @@ fn exchange(segments: &[&[u8]], next: Next, request: &Request, body_max: Option<
             standing: None,
             last_event: &[],
         };
-        connection.start(outgoing, (&mut vec![], &mut vec![]), scratch)
+        connection.start(outgoing, (&mut vec![], &mut vec![]), resources)
     };
-    start(&mut connection, 1, &mut resources.scratch);
+    start(&mut connection, 1, &mut resources);
     let mut pending = (next != Next::Idle).then_some(2);
     for segment in segments.iter().filter(|segment| !segment.is_empty()) {
         connection.transport.socket_mut().arrived.extend(*segment);
@@ -384,10 +385,7 @@ fn exchange(segments: &[&[u8]], next: Next, request: &Request, body_max: Option<
         if next == Next::Due && connection.capacity() > 0 {
             connection.unread = readable;
             if let Some(arrival) = pending.take()
-                && matches!(
-                    start(&mut connection, arrival, &mut resources.scratch),
-                    Started::Refused
-                )
+                && matches!(start(&mut connection, arrival, &mut resources), Started::Refused)
             {
                 ready = Readiness::NONE;
             }
@@ -407,7 +405,7 @@ fn exchange(segments: &[&[u8]], next: Next, request: &Request, body_max: Option<
             && connection.capacity() > 0
             && let Some(arrival) = pending.take()
         {
-            start(&mut connection, arrival, &mut resources.scratch);
+            start(&mut connection, arrival, &mut resources);
         }
     }
     reported

@@ -7,7 +7,7 @@ use crate::http2::frame::{self, flag, kind};
 use crate::http2::hpack::put_string;
 use crate::request::{Request, Style, opening_of};
 use plimsoll_plan::{Document, Plan, Variables};
-use plimsoll_websocket::{Message, Opcode, Reader, Role, accept_of, put, put_close};
+use plimsoll_websocket::{Inflate, Message, Opcode, Reader, Role, accept_of, put, put_close};
 use std::path::Path;
 
 const SUBSCRIBE: &str =
@@ -90,7 +90,8 @@ impl Session {
         let own = fuzz::outgoing(&request, arrival, Some(self.plan.body_max));
         let outgoing = Outgoing { standing, last_event, ..own };
         let buffers = (&mut Vec::new(), &mut Vec::new());
-        assert!(!matches!(self.connection.start(outgoing, buffers, &mut []), Started::Refused));
+        let started = self.connection.start(outgoing, buffers, &mut self.resources);
+        assert!(!matches!(started, Started::Refused));
     }
 
     fn flush(&mut self) {
@@ -137,7 +138,7 @@ impl Session {
         let written = self.written();
         let (mut reader, mut input) = (Reader::new(Role::Server, 1 << 20), &written[..]);
         let mut messages = Vec::new();
-        while let Some(message) = reader.next(&mut input).unwrap() {
+        while let Some(message) = reader.next(&mut input, &mut Inflate::default()).unwrap() {
             messages.push(match message {
                 Message::Text(text) => text.to_owned(),
                 other => format!("{other:?}"),

@@ -159,10 +159,11 @@ impl<K: Socket> Transport<K> {
         self.tls.as_ref().is_some_and(|tls| tls.is_unflushed())
     }
 
-    /// Closes the connection, after a close_notify if it uses TLS.
-    pub(crate) fn close(mut self) {
+    /// Ends the connection, with a close_notify if it uses TLS; dropping the socket closes it.
+    pub(crate) fn close(mut self) -> K {
         if let Some(tls) = &mut self.tls {
             tls.close(&mut self.socket);
         }
+        self.socket.socket
     }
 }

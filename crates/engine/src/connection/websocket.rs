@@ -13,6 +13,10 @@
 //! A connection holds at most one incomplete message, whose bytes are part of the worker's budget for
 //! bodies, and replies to pings that the peer has not read.
 //!
+//! # Compression
+//! Only if the plan asks for it and the peer agrees, and without context takeover: the windows are the worker's, and a
+//! connection holds no more than without. Lengths that are reported are those on the wire.
+//!
 //! Submodules: `opening` (the handshake), `ends` (of calls and connections), `standing` (sockets and subscriptions
 //! that stay open).
 
@@ -31,7 +35,9 @@ use opening::Upgrade;
 use plimsoll_measure::rng::Key;
 use plimsoll_measure::{ErrorClass, Fault, OpenReason};
 use plimsoll_rpc::json;
-use plimsoll_websocket::{Message, Opcode, Reader, Role, Violation, head_len, put};
+use plimsoll_websocket::{
+    Deflate, Inflate, Message, Opcode, Reader, Role, Violation, head_len, put, put_compressed,
+};
 use slab::Slab;
 use standing::Standing;
 use std::io;
@@ -55,6 +61,10 @@ pub(super) struct WebSocket {
     /// Until the handshake is complete.
     upgrade: Option<Upgrade>,
     reader: Reader,
+    /// Whether calls are compressed: that was agreed on.
+    compresses: bool,
+    /// Whether the peer has declined compression, and this was not reported yet.
+    has_declined: bool,
     output: Output,
     /// The part of the read buffer that was not looked at yet.
     unparsed: Range<usize>,
@@ -121,6 +131,8 @@ impl WebSocket {
             calls_max: calls_max as usize,
             upgrade: Some(upgrade),
             reader: Reader::new(Role::Client, message_max),
+            compresses: false,
+            has_declined: false,
             output,
             unparsed: 0..0,
             calls: Slab::new(),
@@ -176,6 +188,7 @@ impl WebSocket {
         &mut self,
         outgoing: Outgoing<'_>,
         (text, body): (&mut Vec<u8>, &mut Vec<u8>),
+        deflate: &mut Deflate,
     ) -> Started {
         debug_assert!(self.capacity() > 0, "only as many calls as it can take");
         let place = self.calls.vacant_key() as u32;
@@ -195,7 +208,12 @@ impl WebSocket {
         let key = self.mask();
         let out = self.output.bytes();
         let at = out.len();
-        put(out, Opcode::Text, true, Some(key), text);
+        let payload = if self.compresses { deflate.message(text) } else { None };
+        match payload {
+            Some(payload) => put_compressed(out, Opcode::Text, Some(key), payload),
+            None => put(out, Opcode::Text, true, Some(key), text),
+        }
+        let bytes = (out.len() - at) as u64;
         self.output.begin(place, at);
         if outgoing.trace {
             let mut request = Traced::default();
@@ -211,7 +229,7 @@ impl WebSocket {
         if outgoing.last && outgoing.standing.is_none() {
             self.last = Some(OpenReason::TargetClosed);
         }
-        Started::Buffered { bytes: (head_len(text.len(), true) + text.len()) as u64 }
+        Started::Buffered { bytes }
     }
 
     /// The next mask.
@@ -270,7 +288,7 @@ impl WebSocket {
                 resources.bodies.budget.release(std::mem::take(&mut self.held));
                 return Some(event);
             }
-            match self.parse(&resources.scratch) {
+            match self.parse(&resources.scratch, &mut resources.inflate) {
                 Ok(Parsed::Nothing) => {}
                 Ok(Parsed::More) => continue,
                 Ok(Parsed::Established) => return Some(Event::Established),
@@ -337,22 +355,27 @@ impl WebSocket {
     }
 
     /// Handles the next message in the read buffer.
-    fn parse(&mut self, scratch: &[u8]) -> Result<Parsed, Failure> {
+    fn parse(&mut self, scratch: &[u8], inflate: &mut Inflate) -> Result<Parsed, Failure> {
         if self.ending.is_some() {
             return Ok(Parsed::Nothing);
         }
         let mut input = &scratch[self.unparsed.clone()];
         if let Some(upgrade) = &mut self.upgrade {
-            let is_complete = upgrade.read(&mut input)?;
+            let agreed = upgrade.read(&mut input)?;
             self.unparsed.start = self.unparsed.end - input.len();
-            if is_complete {
-                self.upgrade = None;
-                return Ok(Parsed::Established);
+            let Some(agreed) = agreed else { return Ok(Parsed::Nothing) };
+            (self.compresses, self.has_declined) = (agreed, upgrade.compression && !agreed);
+            if agreed {
+                self.reader.allow_compression();
             }
-            return Ok(Parsed::Nothing);
+            self.upgrade = None;
+            return Ok(Parsed::Established);
+        }
+        if std::mem::take(&mut self.has_declined) {
+            return Ok(Parsed::Stray(Fault::NotCompressed));
         }
         let before = input.len();
-        let message = self.reader.next(&mut input).map_err(violated)?;
+        let message = self.reader.next(&mut input, inflate).map_err(violated)?;
         self.unparsed.start = self.unparsed.end - input.len();
         self.message_bytes += (before - input.len()) as u64;
         let Some(message) = message else { return Ok(Parsed::Nothing) };

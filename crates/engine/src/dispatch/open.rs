@@ -263,7 +263,9 @@ impl<S: System> Dispatcher<S> {
         let phase = (connection.is_handshaking(), connection.is_settling());
         let sampled = connection.sampled;
         let used = connection.is_used();
-        connection.close();
+        if let Some(socket) = connection.close() {
+            self.system.linger(socket);
+        }
         let pool = &mut self.pools[index];
         pool.closed(address, sampled, now);
         if established {
@@ -304,7 +306,9 @@ impl<S: System> Dispatcher<S> {
     /// Closes every connection.
     pub(crate) fn close_all(&mut self) {
         for connection in self.connections.drain() {
-            connection.close();
+            if let Some(socket) = connection.close() {
+                self.system.linger(socket);
+            }
         }
         self.opening.established = 0;
     }

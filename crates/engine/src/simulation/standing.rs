@@ -7,7 +7,7 @@ use super::http2::Sent;
 use super::peer::{Ending, Peer, reply_bytes};
 use crate::http2::frame::{self, Code, flag, kind};
 use plimsoll_measure::rng::Sequence;
-use plimsoll_websocket::{Message, Opcode, Reader, Role, accept_of, put, put_close};
+use plimsoll_websocket::{Inflate, Message, Opcode, Reader, Role, accept_of, put, put_close};
 
 /// How a server behaves.
 #[derive(Clone, Debug)]
@@ -127,8 +127,8 @@ impl Connection {
         }
         let Some(reader) = &mut self.reader else { return fragmented(out, random) };
         let input = std::mem::take(&mut self.bytes);
-        let mut input = &input[..];
-        while let Some(message) = reader.next(&mut input).expect("our own frames") {
+        let (mut input, mut inflate) = (&input[..], Inflate::default());
+        while let Some(message) = reader.next(&mut input, &mut inflate).expect("our own frames") {
             let mut bytes = Vec::new();
             match message {
                 Message::Text(text) if text.contains("\"eth_subscribe\"") => {

@@ -41,6 +41,11 @@ impl System for SimSystem {
     fn resolve(&mut self, query: Query) {
         self.0.borrow_mut().resolve(query);
     }
+
+    /// Nothing that is simulated is lost when a socket is closed.
+    fn linger(&mut self, _: SimSocket) {}
+
+    fn finish_lingering(&mut self) {}
 }
 
 /// A simulated socket; dropping it closes the socket.

@@ -1,5 +1,6 @@
 //! The real machine: epoll through mio, a timerfd, and TCP sockets with kernel receive timestamps.
 
+use super::linger::Lingering;
 use super::resolve::Query;
 use super::timer::{Timer, minimize_slack};
 use super::{Message, READY_MAX, Readiness, Route, Socket, System, Wait};
@@ -47,6 +48,7 @@ pub(crate) struct Kernel {
     /// Whether the waker has fired since the queue was last empty.
     woken: bool,
     own: Mailbox,
+    lingering: Lingering,
     resolver: Sender<(Query, Mailbox)>,
 }
 
@@ -66,6 +68,7 @@ impl Kernel {
             messages,
             woken: false,
             own: Mailbox { sender, waker },
+            lingering: Lingering::default(),
             resolver,
         })
     }
@@ -137,6 +140,7 @@ impl System for Kernel {
         let limit = match wait {
             Wait::Not => Some(Duration::ZERO),
             Wait::Until(at) => {
+                let at = self.lingering.next_due().map_or(at, |due| due.min(at));
                 self.timer.arm(at, self.clock.now())?;
                 None
             }
@@ -149,6 +153,7 @@ impl System for Kernel {
             match event.token() {
                 TIMER => {}
                 WAKER => self.woken = true,
+                Token(token) if Lingering::is_own(token) => self.lingering.on_ready(token),
                 Token(token) => {
                     let readiness = Readiness {
                         readable: event.is_readable() || event.is_error(),
@@ -158,6 +163,9 @@ impl System for Kernel {
                     ready.push((token, readiness));
                 }
             }
+        }
+        if self.lingering.next_due().is_some() {
+            self.lingering.close_due(self.clock.now());
         }
         Ok(())
     }
@@ -174,6 +182,19 @@ impl System for Kernel {
     fn resolve(&mut self, query: Query) {
         // The resolver thread outlives the workers.
         let _ = self.resolver.send((query, self.own.clone()));
+    }
+
+    fn linger(&mut self, socket: KernelSocket) {
+        self.lingering.add(socket.stream, self.poll.registry(), self.clock.now());
+    }
+
+    fn finish_lingering(&mut self) {
+        let mut ready = Vec::new();
+        while let Some(at) = self.lingering.next_due() {
+            if self.wait(Wait::Until(at), &mut ready).is_err() {
+                return;
+            }
+        }
     }
 }
 

@@ -180,6 +180,7 @@ fn stand_in(origin: &str) -> Option<RequestSpec> {
         body,
         chunked: None,
         is_websocket: false,
+        compression: false,
         standing: None,
     };
     request.spec(&TargetDefaults::default(), &Expectation::default(), |_, _| {})
@@ -394,6 +395,7 @@ impl FileReader<'_, '_> {
             body,
             chunked: None,
             is_websocket: false,
+            compression: false,
             standing: None,
         };
         let expect = Default::default();

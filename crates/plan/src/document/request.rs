@@ -153,6 +153,7 @@ fn read_request(
         }
     }
     let (request, websocket) = (table.field("request"), table.field("ws"));
+    let compression = read_compression(table, websocket.is_some());
     let body = read_body(table, files);
     let expect = read_expectation(table);
     let chunked = read_transfer(table);
@@ -185,7 +186,8 @@ fn read_request(
     let (defaults, default_field) = defaults;
     let rpc_field = rpc_field.as_ref().or(default_field);
     let standing = None;
-    let raw = RawRequest { method, url, headers, body, chunked, is_websocket, standing };
+    let raw =
+        RawRequest { method, url, headers, body, chunked, is_websocket, compression, standing };
     raw.spec(defaults, &expect, |part, problem| {
         let at = match part {
             Part::Method | Part::Url => &field,
@@ -216,6 +218,7 @@ fn spec_of(
         body: opens.body.clone(),
         chunked: None,
         is_websocket,
+        compression: opens.compression,
         standing: Some(opens.standing.clone()),
     };
     raw.spec(defaults, &Expectation::default(), |part, problem| {
@@ -247,6 +250,16 @@ fn read_headers(table: &Table<'_>, key: &'static str) -> Vec<(String, Text)> {
         }
     }
     headers
+}
+
+/// Whether a WebSocket is to be opened with an offer of compression.
+pub(super) fn read_compression(table: &Table<'_>, is_websocket: bool) -> bool {
+    let Some(field) = table.field("compression") else { return false };
+    if !is_websocket {
+        let hint = "remove it; over HTTP, set headers = { Accept-Encoding = \"gzip\" }";
+        field.problem_with_key("\"compression\" requires \"ws\"", hint);
+    }
+    field.boolean().unwrap_or(false)
 }
 
 /// Whether the body is chunked; `None` if the table does not say.

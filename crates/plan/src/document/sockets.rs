@@ -1,6 +1,7 @@
 //! Streams whose exchanges stay open: sockets, subscriptions and event streams.
 
 use super::load::{USERS_MAX, check_rate};
+use super::request::read_compression;
 use super::spec::{Part, Problem, RawBody};
 use crate::stream::{End, Load, Sockets, Stream};
 use crate::target::{Standing, Topic};
@@ -119,6 +120,7 @@ pub(super) struct Opens<'r> {
     pub(super) field: Field<'r>,
     pub(super) url: Text,
     pub(super) body: RawBody,
+    pub(super) compression: bool,
     /// The field of a part that has a problem.
     subscribe: Option<Field<'r>>,
 }
@@ -147,6 +149,7 @@ pub(super) fn read_opens<'r>(table: &Table<'r>) -> Option<Opens<'r>> {
     }
     let (socket, events) = (table.field("ws"), table.field("sse"));
     let (subscribe, numbered) = (table.field("subscribe"), table.field("numbered"));
+    let compression = read_compression(table, socket.is_some());
     if let (Some(_), Some(field)) = (&socket, &events) {
         field.problem_with_key("\"ws\" and \"sse\" cannot be used together", "keep one");
         return None;
@@ -179,7 +182,7 @@ pub(super) fn read_opens<'r>(table: &Table<'r>) -> Option<Opens<'r>> {
             standing
         }
     };
-    is_whole.then_some(Opens { standing, field, url, body, subscribe })
+    is_whole.then_some(Opens { standing, field, url, body, compression, subscribe })
 }
 
 /// The call of `subscribe = { method = "eth_subscribe", params = ["newHeads"] }`, shown as that table.
@@ -250,7 +253,7 @@ mod tests {
             "{STREAM}ping = \"10s\"\nsilence = \"30s\"\n\
              [[target]]\nws = \"ws://h/a\"\nheaders = {{ X-Key = \"k\" }}\n\
              [[target]]\nws = \"ws://h/b\"\nsubscribe = {{ method = \"eth_subscribe\", params = [\"newHeads\"] }}\n\
-             [[target]]\nws = \"ws://h/b\"\n\
+             [[target]]\nws = \"ws://h/c\"\ncompression = true\n\
              subscribe = {{ method = \"eth_subscribe\", params = [\"logs\", {{ address = \"0x1\" }}] }}\n\
              [[target]]\nsse = \"https://h/events\"\nnumbered = true\n"
         ))
@@ -259,6 +262,8 @@ mod tests {
         assert_eq!(read(&resolved).unwrap().to_toml(), resolved, "{resolved}");
         let standing: Vec<_> = plan.requests.iter().flat_map(|own| &own.standing).collect();
         assert_eq!(standing[0], &Standing::Socket);
+        let compressed: Vec<_> = plan.requests.iter().map(|own| own.compression).collect();
+        assert_eq!(compressed, [false, false, true, false]);
         let topics = [Topic::Heads, Topic::Logs];
         for (own, expected) in standing[1..3].iter().zip(topics) {
             let Standing::Subscription { topic, .. } = own else { panic!("{own:?}") };
@@ -274,7 +279,7 @@ mod tests {
         let origins = plan.origins();
         assert!(origins.iter().all(|own| own.stays_open));
         assert_eq!(plan.connection_limit(&origins[0]), (1_000, 1));
-        assert_eq!(origins[2].scheme, Scheme::Https);
+        assert_eq!(origins[3].scheme, Scheme::Https);
         assert_eq!(plan.planned_end(), Some(Nanos::from_secs(60)));
     }
 
@@ -326,6 +331,8 @@ mod tests {
             "sse = \"http://h/\"\nsubscribe = { method = \"m\" }",
             "\"subscribe\" requires \"ws\"",
         );
+        target("sse = \"http://h/\"\ncompression = true", "\"compression\" requires \"ws\"");
+        target("ws = \"ws://h/\"\ncompression = 1", "\"compression\"");
         target("ws = \"ws://h/\"\nnumbered = true", "\"numbered\" requires \"sse\"");
         target("ws = \"ws://h/\"\nsubscribe = { params = [] }", "\"subscribe\" needs \"method\"");
         target("ws = \"ws://h/\"\nsubscribe = { method = 5 }", "\"method\" must be a string");
@@ -336,6 +343,10 @@ mod tests {
         let requests = |lines: &str, words: &str| {
             check(&format!("rate = 1\nduration = \"1s\"\n[[target]]\n{lines}"), words);
         };
+        requests(
+            "request = \"GET http://h/\"\ncompression = true",
+            "\"compression\" requires \"ws\"",
+        );
         requests("sse = \"http://h/\"", "\"sse\" requires a stream with \"sockets\"");
         requests(
             "ws = \"ws://h/\"\nsubscribe = { method = \"m\" }",

@@ -115,6 +115,8 @@ pub(super) struct RawRequest {
     pub(super) chunked: Option<bool>,
     /// Whether it is a call over WebSocket: the URL and the headers open the connection.
     pub(super) is_websocket: bool,
+    /// Whether its WebSocket is opened with an offer of compression.
+    pub(super) compression: bool,
     /// What it opens, if that stays open.
     pub(super) standing: Option<Standing>,
 }
@@ -263,6 +265,7 @@ impl RawRequest {
             body,
             chunked,
             expect,
+            compression: self.compression,
             standing: self.standing,
         })
     }

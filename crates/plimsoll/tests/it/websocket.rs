@@ -92,6 +92,33 @@ fn servers_of_others() {
     all_ok(&websocket(&chains.urls[0]), 2);
 }
 
+/// The simulator, `ws` and `websockets` (whose answers come in fragments) agree to compression, and what is counted is
+/// on the wire.
+#[test]
+fn compression_is_agreed_on_with_servers_that_have_it() {
+    let sim = Sim::start(Settings::for_tests(1, [Service::named("eth").unwrap()])).unwrap();
+    let servers = ["node", "python"].map(Chains::websocket);
+    let others = servers.iter().map(|server| server.urls[0].clone());
+    for url in std::iter::once(websocket(&sim.url("eth"))).chain(others) {
+        let run = |key: &str| -> RunResult {
+            let params = format!("[\"{}\"]", "x".repeat(5_000));
+            let text =
+                plan("users = 10\nrequests = 100", &url).replace("body", &format!("{key}\nbody"));
+            let result = run_plan(&text.replace("eth_chainId", "echo").replace("[]", &params), &[]);
+            assert!([0, 98].contains(&result.done.code), "{url}: {}", result.done.stdout);
+            assert_eq!(result.count("/requests/ok"), 100, "{url}: {}", result.summary["notes"]);
+            let findings = result.summary["verdict"]["findings"].to_string();
+            assert!(!findings.contains("target_errors"), "{findings}");
+            result
+        };
+        let (plain, compressed) = (run(""), run("compression = true"));
+        for way in ["/bytes/in", "/bytes/out"] {
+            let (before, after) = (plain.count(way), compressed.count(way));
+            assert!(before > 500_000 && after < 50_000, "{url} {way}: {before}, {after}");
+        }
+    }
+}
+
 /// A server that answers each connection's opening with `answer`, and then writes `then`.
 fn scripted(answer: fn(&str) -> String, then: Vec<u8>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -134,11 +161,18 @@ fn opened(key: &str) -> String {
     )
 }
 
+fn extended(key: &str, extensions: &str) -> String {
+    let header = format!("\r\nSec-WebSocket-Extensions: {extensions}\r\n\r\n");
+    opened(key).replace("\r\n\r\n", &header)
+}
+
 #[test]
 fn servers_that_break_the_protocol() {
     let check = |answer: fn(&str) -> String, then: &[u8], class: &str, parts: &[&str]| {
         let url = scripted(answer, then.to_vec());
         let text = plan("users = 1\nrequests = 3", &url).replace("\"2s\"", "\"300ms\"");
+        let asks = parts.iter().any(|part| part.contains("compress") || part.contains("deflate"));
+        let text = if asks { text.replace("body", "compression = true\nbody") } else { text };
         let result = run_plan(&text, &[]);
         assert_eq!(
             (result.errors(class), result.done.code),
@@ -166,6 +200,22 @@ fn servers_that_break_the_protocol() {
     put(&mut stray, Opcode::Text, true, None, br#"{"jsonrpc":"2.0","id":77,"result":1}"#);
     check(opened, &stray, "response_timeout", &["answered no call"]);
     check(opened, b"\x81", "response_timeout", &["target_stalled"]);
+    // Compression that was declined, agreed on in another way, or misused.
+    let declined = "opened without the compression that the plan asks for";
+    check(opened, b"", "response_timeout", &[declined, "enable permessage-deflate"]);
+    let agreed = |key: &str| extended(key, "permessage-deflate; server_no_context_takeover");
+    let bits = |key: &str| {
+        extended(key, "permessage-deflate; server_no_context_takeover; server_max_window_bits=16")
+    };
+    check(bits, b"", "protocol", &["permessage-deflate", "the bits of a window are 8 to 15", no]);
+    let keeps = |key: &str| extended(key, "permessage-deflate; client_no_context_takeover");
+    check(keeps, b"", "protocol", &["permessage-deflate without server_no_context_takeover", no]);
+    check(
+        agreed,
+        b"\xc1\x03\xff\xff\xff",
+        "protocol",
+        &["compressed message that cannot be", broke],
+    );
 }
 
 #[test]
@@ -205,7 +255,15 @@ fn bad_plans_are_explained() {
     let target = format!(
         "ws = \"ws://h/\"\nheaders = {{ Sec-WebSocket-Extensions = \"permessage-deflate\" }}\n{body}"
     );
-    check(&target, &["compression and other extensions", "remove the header"]);
+    check(&target, &["is set by the engine itself", "set compression = true in the target"]);
+    let two = format!(
+        "ws = \"ws://h/\"\n{body}\n[[target]]\nws = \"ws://h/\"\ncompression = true\n{body}"
+    );
+    check(&two, &["only some have \"compression\"", "in all of them or in none"]);
+    check(
+        "request = \"GET http://h/\"\ncompression = true",
+        &["\"compression\" requires \"ws\"", "Accept-Encoding"],
+    );
     let done = plimsoll(&["run", "ws://127.0.0.1:9/", "-n", "1"]);
     assert_eq!(done.code, 2, "{}", done.stderr);
     assert!(done.stderr.contains("unsupported scheme \"ws\""), "{}", done.stderr);

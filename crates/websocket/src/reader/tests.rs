@@ -1,17 +1,39 @@
 //! Messages in frames of any size and segments of any size, and peers that break the protocol.
 
 use super::*;
-use crate::frame::{put, put_close};
+use crate::deflate::Deflate;
+use crate::frame::{put, put_close, put_compressed};
 use proptest::prelude::*;
 
 const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 /// What a reader returns for these bytes in segments.
 fn read(role: Role, max: usize, bytes: &[u8], segment: usize) -> Result<Vec<String>, Violation> {
+    read_with(Reader::new(role, max), max, bytes, segment)
+}
+
+/// The same after compression was agreed on.
+fn read_compressed(
+    role: Role,
+    max: usize,
+    bytes: &[u8],
+    segment: usize,
+) -> Result<Vec<String>, Violation> {
     let mut reader = Reader::new(role, max);
+    reader.allow_compression();
+    read_with(reader, max, bytes, segment)
+}
+
+fn read_with(
+    mut reader: Reader,
+    max: usize,
+    bytes: &[u8],
+    segment: usize,
+) -> Result<Vec<String>, Violation> {
+    let mut inflate = Inflate::default();
     let mut read = Vec::new();
     for mut part in bytes.chunks(segment.max(1)) {
-        while let Some(message) = reader.next(&mut part)? {
+        while let Some(message) = reader.next(&mut part, &mut inflate)? {
             read.push(match message {
                 Message::Binary(bytes) => format!("Binary {}", bytes.escape_ascii()),
                 Message::Text(text) => format!("Text {text}"),
@@ -87,6 +109,70 @@ fn peers_that_break_the_protocol() {
     assert_eq!(read(Role::Server, 10, b"\x81\x01x", 9), Err(Violation::BadMask));
 }
 
+/// "Hello" in one block, in two frames with a ping between them, after a plain message, and masked.
+#[test]
+fn compressed_messages_in_any_frames() {
+    const HELLO: &[u8] = &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+    let check = |bytes: &[u8], expected: Result<&[&str], Violation>| {
+        for segment in [1, 2, 3, 100] {
+            let expected = expected.map(|own| own.iter().map(|own| (*own).to_owned()).collect());
+            let found = read_compressed(Role::Client, 10, bytes, segment);
+            assert_eq!(found, expected, "{}", bytes.escape_ascii());
+        }
+    };
+    let whole = [&b"\xc1\x07"[..], HELLO].concat();
+    check(&whole, Ok(&["Text Hello"]));
+    let parts = [&b"\x41\x03"[..], &HELLO[..3], b"\x89\x01p\x80\x04", &HELLO[3..]].concat();
+    check(&parts, Ok(&["Ping p", "Text Hello"]));
+    let three = [&b"\x42\x00\x00\x03"[..], &HELLO[..3], b"\x8a\x00\x80\x04", &HELLO[3..]].concat();
+    check(&three, Ok(&["Pong ", "Binary Hello"]));
+    // Others may be sent as they are.
+    let mixed = [&b"\x81\x02hi"[..], &whole, b"\x81\x01x", &whole, b"\x01\x01a\x80\x01b"].concat();
+    check(&mixed, Ok(&["Text hi", "Text Hello", "Text x", "Text Hello", "Text ab"]));
+    // Only the first frame of a message says that it is compressed.
+    check(&[&b"\x41\x03"[..], &HELLO[..3], b"\xc0\x04"].concat(), Err(Violation::ReservedBits));
+    check(b"\x01\x01x\xc0\x01y", Err(Violation::ReservedBits));
+    for control in [b"\xc8\x00", b"\xc9\x00", b"\xca\x00"] {
+        check(control, Err(Violation::ReservedBits));
+    }
+    check(b"\xa1\x00", Err(Violation::ReservedBits));
+    check(b"\x91\x00", Err(Violation::ReservedBits));
+    check(b"\xc1\x00", Err(Violation::BadDeflate));
+    check(&[&b"\xc1\x06"[..], &HELLO[..6]].concat(), Err(Violation::BadDeflate));
+    check(b"\xc1\x04\xff\xff\xff\xff", Err(Violation::BadDeflate));
+    // Longer than the limit as it is, and once it is decompressed.
+    check(b"\xc1\x0b", Err(Violation::TooLong));
+    let mut bomb = Vec::new();
+    let mut deflate = Deflate::default();
+    let payload = deflate.message(&[b'x'; 100_000]).unwrap();
+    put_compressed(&mut bomb, Opcode::Text, None, payload);
+    let found = read_compressed(Role::Client, 50_000, &bomb, 7);
+    assert_eq!(found, Err(Violation::TooLong));
+    assert_eq!(read_compressed(Role::Client, 100_000, &bomb, 7).unwrap()[0].len(), 100_005);
+    // Not UTF-8.
+    let payload = deflate.message(&[0xff; 1_000]).unwrap();
+    bomb.clear();
+    put_compressed(&mut bomb, Opcode::Text, None, payload);
+    assert_eq!(read_compressed(Role::Client, 1_000, &bomb, 9), Err(Violation::BadText));
+}
+
+/// Between two messages, a connection holds nothing of its own.
+#[test]
+fn buffers_are_shared() {
+    let (mut deflate, mut inflate, mut bytes) =
+        (Deflate::default(), Inflate::default(), Vec::new());
+    put_compressed(&mut bytes, Opcode::Text, None, deflate.message(&[b'x'; 9_000]).unwrap());
+    for _ in 0..3 {
+        let mut reader = Reader::new(Role::Client, 10_000);
+        reader.allow_compression();
+        let mut input = &bytes[..];
+        assert!(reader.next(&mut input, &mut inflate).unwrap().is_some());
+        assert_eq!(reader.last().len(), 9_000);
+        assert_eq!(reader.next(&mut input, &mut inflate), Ok(None));
+        assert_eq!(reader.message.capacity(), 0);
+    }
+}
+
 #[test]
 fn long_reasons_are_cut_between_letters() {
     let mut out = Vec::new();
@@ -104,11 +190,18 @@ fn frames() -> impl Strategy<Value = Vec<(bool, String, Vec<usize>, Option<usize
 proptest! {
     /// What is written is read, whatever the fragments and segments are.
     #[test]
-    fn written_messages_are_read(messages in frames(), segment in 1..500usize, masked: bool) {
+    fn written_messages_are_read(messages in frames(), segment in 1..500usize, masked: bool, deflated: bool) {
+        let mut deflate = Deflate::default();
         let key = masked.then_some(KEY);
         let role = if masked { Role::Server } else { Role::Client };
         let (mut out, mut expected) = (Vec::new(), Vec::new());
         for (is_text, text, cuts, ping) in &messages {
+            let long = text.repeat(9);
+            if deflated && let Some(payload) = deflate.message(long.as_bytes()) {
+                let opcode = if *is_text { Opcode::Text } else { Opcode::Binary };
+                put_compressed(&mut out, opcode, key, payload);
+                expected.push(if *is_text { format!("Text {long}") } else { format!("Binary {}", long.as_bytes().escape_ascii()) });
+            }
             let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (text.len() + 1)).collect();
             cuts.extend([0, text.len()]);
             cuts.sort_unstable();
@@ -124,7 +217,7 @@ proptest! {
             }
             expected.push(if *is_text { format!("Text {text}") } else { format!("Binary {}", text.as_bytes().escape_ascii()) });
         }
-        prop_assert_eq!(read(role, 1000, &out, segment), Ok(expected));
+        prop_assert_eq!(read_compressed(role, 8000, &out, segment), Ok(expected));
     }
 
     /// Any bytes are handled, and the segments make no difference.
@@ -134,12 +227,14 @@ proptest! {
         first in 0..16u8,
         segment in 1..20usize,
         is_client: bool,
+        bits in 0..8u8,
     ) {
         // Random bytes rarely begin with a valid frame.
         if let Some(byte) = bytes.first_mut() {
-            *byte = 0x80 | first;
+            *byte = 0x80 | bits << 4 | first;
         }
         let role = if is_client { Role::Client } else { Role::Server };
+        prop_assert_eq!(read_compressed(role, 200, &bytes, segment), read_compressed(role, 200, &bytes, 1000));
         prop_assert_eq!(read(role, 200, &bytes, segment), read(role, 200, &bytes, 1000));
     }
 

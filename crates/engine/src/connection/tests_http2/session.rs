@@ -43,7 +43,7 @@ impl Session {
     pub(super) fn start_with(&mut self, arrival: Id, body_max: Option<u64>) {
         let outgoing = fuzz::outgoing(&self.request, arrival, body_max);
         let buffers = (&mut Vec::new(), &mut Vec::new());
-        let started = self.connection.start(outgoing, buffers, &mut []);
+        let started = self.connection.start(outgoing, buffers, &mut self.resources);
         assert!(matches!(started, Started::Buffered { .. }));
     }
 

@@ -179,6 +179,7 @@ impl Session {
             body: Body::Bytes(Template::plain(vec![b'q'; len])),
             chunked: false,
             expect: Expect { status: vec![200..=299], rpc: RpcExpect::Off, contains: None },
+            compression: false,
             standing: None,
         };
         Session {
@@ -215,8 +216,8 @@ impl Session {
             standing: None,
             last_event: &[],
         };
-        let scratch = &mut self.resources.scratch;
-        self.connection.start(outgoing, (&mut Vec::new(), &mut Vec::new()), scratch)
+        let buffers = (&mut Vec::new(), &mut Vec::new());
+        self.connection.start(outgoing, buffers, &mut self.resources)
     }
 
     /// Reports readiness to the connection and records its events, as the dispatcher would.

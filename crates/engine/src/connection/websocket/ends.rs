@@ -111,20 +111,27 @@ impl WebSocket {
         closed(Failure { fault, error, ..Failure::of(class) })
     }
 
-    /// Sends a close frame, unless the connection failed. The peer may not read it.
-    pub(in crate::connection) fn say_goodbye<K: Socket>(&mut self, transport: &mut Transport<K>) {
+    /// Sends a close frame, unless the connection failed. Returns whether one was sent, and everything before.
+    pub(in crate::connection) fn say_goodbye<K: Socket>(
+        &mut self,
+        transport: &mut Transport<K>,
+    ) -> bool {
         let is_over = self.upgrade.is_some() || self.broken.is_some() || !self.output.is_empty();
         let code = match &self.ending {
             None | Some(Ending { fault: Some(Fault::ClosedByPeer), .. }) => NORMAL,
             Some(Ending { is_local: true, .. }) => PROTOCOL_ERROR,
             // TCP has ended.
-            Some(_) => return,
+            Some(_) => return false,
         };
         if !is_over && !std::mem::replace(&mut self.has_said_goodbye, true) {
             let key = self.mask();
             put_close(self.output.bytes(), code, "", Some(key));
-            let _ = self.output.flush(transport);
+            if let Err(error) = self.output.flush(transport) {
+                self.broken = Some(error);
+            }
         }
+        let is_written = self.output.is_empty() && !transport.is_unflushed();
+        self.has_said_goodbye && self.broken.is_none() && is_written
     }
 
     /// The end, with its connection, of what stays open on it.

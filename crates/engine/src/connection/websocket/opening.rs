@@ -4,7 +4,7 @@ use crate::connection::Failure;
 use crate::http1::HEAD_MAX;
 use plimsoll_measure::Fault;
 use plimsoll_measure::rng::Key;
-use plimsoll_websocket::{accept_of, key_of};
+use plimsoll_websocket::{accept_of, check_compression, key_of};
 use std::io;
 
 /// What opens connections to a URL.
@@ -14,12 +14,16 @@ pub(crate) struct Opening {
     pub(crate) head: Vec<u8>,
     /// Maximum length of a message, in bytes.
     pub(crate) message_max: u64,
+    /// Whether the request offers compression.
+    pub(crate) compression: bool,
 }
 
 /// A handshake in progress.
 pub(super) struct Upgrade {
     /// The accept key that the peer must send.
     accept: String,
+    /// Whether compression was offered.
+    pub(super) compression: bool,
     /// The answer so far.
     head: Vec<u8>,
 }
@@ -32,14 +36,14 @@ impl Upgrade {
         let key = key_of(random.to_ne_bytes());
         out.extend_from_slice(&opening.head);
         out.extend_from_slice(format!("Sec-WebSocket-Key: {key}\r\n\r\n").as_bytes());
-        Upgrade { accept: accept_of(&key), head: Vec::new() }
+        Upgrade { accept: accept_of(&key), compression: opening.compression, head: Vec::new() }
     }
 
-    /// Reads the answer from the input, and returns whether it is complete.
+    /// Reads the answer from the input; once it is complete, returns whether compression was agreed on.
     ///
     /// # Errors
     /// If the peer does not open a WebSocket.
-    pub(super) fn read(&mut self, input: &mut &[u8]) -> Result<bool, Failure> {
+    pub(super) fn read(&mut self, input: &mut &[u8]) -> Result<Option<bool>, Failure> {
         let seen = self.head.len().saturating_sub(3);
         let before = self.head.len();
         self.head.extend_from_slice(input);
@@ -48,17 +52,18 @@ impl Upgrade {
             return if self.head.len() > HEAD_MAX {
                 Err(Failure::fault(Fault::HeadTooLong))
             } else {
-                Ok(false)
+                Ok(None)
             };
         };
         let end = seen + end + 4;
         *input = &input[end - before..];
-        self.check(&self.head[..end]).map(|()| true)
+        self.check(&self.head[..end]).map(Some)
     }
 
-    fn check(&self, head: &[u8]) -> Result<(), Failure> {
-        let refused = |fault, why: String| {
-            Err(Failure { error: Some(io::Error::other(why)), ..Failure::fault(fault) })
+    fn check(&self, head: &[u8]) -> Result<bool, Failure> {
+        let refused = |fault, why: String| Failure {
+            error: Some(io::Error::other(why)),
+            ..Failure::fault(fault)
         };
         let text = String::from_utf8_lossy(head);
         let mut lines = text.split("\r\n");
@@ -66,25 +71,26 @@ impl Upgrade {
         let status = first.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.split(' ').next());
         match status.filter(|status| status.len() == 3) {
             Some("101") => {}
-            Some(status) => return refused(Fault::NotUpgraded, format!("status {status}")),
+            Some(status) => {
+                return Err(refused(Fault::NotUpgraded, format!("status {status}")));
+            }
             None => return Err(Failure::fault(Fault::NotHttp)),
         }
         let fields = lines.filter_map(|line| line.split_once(':'));
-        let value = |name: &str| {
-            let field = fields.clone().find(|(own, _)| own.trim().eq_ignore_ascii_case(name));
-            field.map(|(_, value)| value.trim())
+        let values = |name: &'static str| {
+            let own = fields.clone().filter(move |(own, _)| own.trim().eq_ignore_ascii_case(name));
+            own.map(|(_, value)| value.trim())
         };
+        let value = |name| values(name).next();
         if !value("upgrade").is_some_and(|value| value.eq_ignore_ascii_case("websocket")) {
-            return refused(Fault::NotUpgraded, "status 101 without upgrade: websocket".into());
+            let why = "status 101 without upgrade: websocket";
+            return Err(refused(Fault::NotUpgraded, why.into()));
         }
         if value("sec-websocket-accept") != Some(&*self.accept) {
             return Err(Failure::fault(Fault::BadAccept));
         }
-        if let Some(extension) = value("sec-websocket-extensions") {
-            let why =
-                format!("the extension \"{}\", which was not asked for", extension.escape_debug());
-            return refused(Fault::NotUpgraded, why);
-        }
-        Ok(())
+        let extensions = values("sec-websocket-extensions");
+        check_compression(extensions, self.compression)
+            .map_err(|bad| refused(Fault::NotUpgraded, bad.to_string()))
     }
 }

@@ -1,6 +1,8 @@
 //! WebSocket connections over a scripted wire: answers in any order and segmentation, ends, and peers that
 //! break the protocol.
 
+mod compressed;
+
 use super::*;
 use crate::connection::{Bodies, BodyBudget, Connection, Excerpts, Offer};
 use crate::fuzz::{self, Wire};
@@ -24,9 +26,17 @@ struct Session {
 impl Session {
     /// A connection that has asked for a WebSocket, and the key that it sent.
     fn begin() -> (Session, String) {
+        let (session, head) = Session::begin_with("");
+        assert!(!head.contains("Extensions"), "compression is not offered unasked: {head}");
+        let key = head.split("Sec-WebSocket-Key: ").nth(1).unwrap();
+        (session, key.trim().to_owned())
+    }
+
+    /// A connection of a target with more keys, and the head that it sent.
+    fn begin_with(keys: &str) -> (Session, String) {
         let text = format!(
             "rate = 1\nduration = \"1s\"\nmax_body = \"1KiB\"\n[[target]]\nws = \"ws://h/p\"\n\
-             headers = {{ X-Key = \"k\" }}\nbody = '''{BODY}'''\n"
+             headers = {{ X-Key = \"k\" }}\n{keys}body = '''{BODY}'''\n"
         );
         let document = Document::new("plan.toml", text);
         let plan = Plan::read(&document, &Variables::default(), Path::new("."));
@@ -51,8 +61,7 @@ impl Session {
         let head = String::from_utf8(written).unwrap();
         assert!(head.starts_with("GET /p HTTP/1.1\r\nHost: h\r\n"), "{head}");
         assert!(head.contains("\r\nX-Key: k\r\n") && head.ends_with("\r\n\r\n"), "{head}");
-        let key = head.split("Sec-WebSocket-Key: ").nth(1).unwrap();
-        (session, key.trim().to_owned())
+        (session, head)
     }
 
     fn new() -> Session {
@@ -65,7 +74,7 @@ impl Session {
     fn start(&mut self, arrival: Id) {
         let outgoing = fuzz::outgoing(&self.request, arrival, None);
         let buffers = (&mut Vec::new(), &mut Vec::new());
-        let started = self.connection.start(outgoing, buffers, &mut []);
+        let started = self.connection.start(outgoing, buffers, &mut self.resources);
         assert!(matches!(started, Started::Buffered { .. }));
     }
 
@@ -110,8 +119,10 @@ impl Session {
     fn written(&mut self) -> Vec<String> {
         let written = std::mem::take(&mut self.wire.0.borrow_mut().written);
         let (mut reader, mut input) = (Reader::new(Role::Server, 1 << 20), &written[..]);
+        reader.allow_compression();
+        let mut inflate = Inflate::default();
         let mut messages = Vec::new();
-        while let Some(message) = reader.next(&mut input).unwrap() {
+        while let Some(message) = reader.next(&mut input, &mut inflate).unwrap() {
             messages.push(match message {
                 Message::Text(text) => text.to_owned(),
                 other => format!("{other:?}"),

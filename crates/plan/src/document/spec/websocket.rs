@@ -8,9 +8,9 @@ use plimsoll_measure::rng::Key;
 /// Headers that open a WebSocket, which the engine sets itself.
 const OPENING_HEADERS: [&str; 4] =
     ["connection", "upgrade", "sec-websocket-key", "sec-websocket-version"];
-/// The header that would ask for compression.
+/// The header that asks for compression.
 const EXTENSIONS: &str = "sec-websocket-extensions";
-const NO_EXTENSIONS: &str = "compression and other extensions of WebSocket are not supported";
+const NO_EXTENSIONS: &str = "\"Sec-WebSocket-Extensions\" is set by the engine itself when it opens a WebSocket; compression is the only extension";
 /// Why a URL or a header of a WebSocket has no placeholders.
 const NO_PLACEHOLDERS: &str = "a placeholder in the URL or a header of a WebSocket, whose connections are shared by many calls";
 const ONE_CALL: &str = "a call over WebSocket needs a body that is one JSON-RPC call with an id";
@@ -23,8 +23,7 @@ pub(super) fn check_opening(headers: &[Header], placed: u64) -> Option<Problem> 
         return Some(Problem(message, "remove the header"));
     }
     if headers.iter().any(|header| header.name.eq_ignore_ascii_case(EXTENSIONS)) {
-        let fix = "remove the header \"Sec-WebSocket-Extensions\": messages are sent as they are, \
-                   and a server may not compress its own unasked";
+        let fix = "set compression = true in the target instead of the header";
         return Some(Problem(NO_EXTENSIONS.into(), fix));
     }
     (placed > 0).then(|| Problem(NO_PLACEHOLDERS.into(), ""))

@@ -47,7 +47,7 @@ pub(super) enum Counted {
 /// Too Many Requests.
 pub(super) const RATE_LIMITED: u16 = 429;
 
-pub(super) const ROWS: [Row; 32] = {
+pub(super) const ROWS: [Row; 33] = {
     use ErrorClass::*;
     [
         Row {
@@ -165,6 +165,19 @@ pub(super) const ROWS: [Row; 32] = {
             text: "{n} failed because the target did not open a WebSocket",
             fix: "check the path of the URL, and that proxies in front of the target pass Upgrade on; the \
                   table of errors says what the target answered",
+        },
+        Row {
+            id: FindingId::TargetErrors,
+            of: Counted::Connections(
+                Fault::NotCompressed,
+                "1 WebSocket connection was opened without the compression that the plan asks for; its \
+                 messages were sent uncompressed",
+            ),
+            side: Side::Target,
+            text: "WebSocket connections were opened without the compression that the plan asks for; their \
+                   messages were sent uncompressed",
+            fix: "enable permessage-deflate at the target or in the proxy in front of it, or remove \
+                  compression from the plan",
         },
         Row {
             id: FindingId::TargetErrors,
