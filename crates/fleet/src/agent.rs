@@ -7,7 +7,9 @@
 //! If its shards would be handed over when it is silent, it has a lease: after this time without confirmation
 //! that one of its seconds was stored, it stops sending for good, because others may own its shards then.
 
-use crate::message::{Order, OrderKind, Problem, Report, ReportKind, part_from_wire};
+use crate::message::{
+    Order, OrderKind, Problem, Records, Report, ReportKind, StoredRecords, part_from_wire,
+};
 use crate::offset::ClockOffset;
 use plimsoll_measure::Nanos;
 use plimsoll_plan::Part;
@@ -36,6 +38,8 @@ pub struct Assignment {
     pub part: Vec<String>,
     /// Whether it may take over shards later.
     pub lasting: bool,
+    /// Which requests it records one by one.
+    pub records: Option<Records>,
 }
 
 impl Assignment {
@@ -83,6 +87,8 @@ enum Stage {
     Preparing,
     Ready,
     Started,
+    /// Its part has ended; the records of its requests are being stored.
+    Storing,
     Ended,
 }
 
@@ -93,6 +99,7 @@ struct Participation {
     read: (u64, u64),
     stage: Stage,
     lease: Option<Nanos>,
+    records: bool,
     since: Nanos,
     offset: Option<ClockOffset>,
     streams: usize,
@@ -147,7 +154,7 @@ impl Agent {
         }
         self.place = place;
         let mut actions = Vec::new();
-        if let OrderKind::Begin { digest, seed, lease_ns, members } = &order.what {
+        if let OrderKind::Begin { digest, seed, lease_ns, records, members } = &order.what {
             let own =
                 members.iter().find(|own| own.name == self.name && own.session == self.session);
             if let Some(own) = own
@@ -159,6 +166,7 @@ impl Agent {
                     seed: *seed,
                     part: own.part.clone(),
                     lasting: lease_ns.is_some(),
+                    records: *records,
                 };
                 self.begin(order, assignment, lease_ns.map(Nanos), now, &mut actions);
             }
@@ -225,6 +233,7 @@ impl Agent {
             read: (order.epoch, order.number),
             stage: Stage::Preparing,
             lease,
+            records: assignment.records.is_some(),
             since: now,
             offset: None,
             streams: 0,
@@ -302,13 +311,32 @@ impl Agent {
         actions
     }
 
-    /// The last arrival has ended.
+    /// The last arrival has ended. If requests were recorded, [`Agent::recorded`] follows.
     pub fn ended(&mut self, line: String) -> Vec<AgentAction> {
         let mut actions = Vec::new();
         let Some(own) = &mut self.current else { return actions };
-        own.stage = Stage::Ended;
+        own.stage = if own.records { Stage::Storing } else { Stage::Ended };
         let fenced = own.fenced;
         self.report(ReportKind::Ended { line, fenced }, None, &mut actions);
+        actions
+    }
+
+    /// This many bytes of records are stored.
+    pub fn storing(&mut self, bytes: u64) -> Vec<AgentAction> {
+        let mut actions = Vec::new();
+        if self.current.as_ref().is_some_and(|own| own.stage == Stage::Storing) {
+            self.report(ReportKind::Storing { bytes }, None, &mut actions);
+        }
+        actions
+    }
+
+    /// The records are stored, or cannot be.
+    pub fn recorded(&mut self, stored: StoredRecords) -> Vec<AgentAction> {
+        let mut actions = Vec::new();
+        if let Some(own) = self.current.as_mut().filter(|own| own.stage == Stage::Storing) {
+            own.stage = Stage::Ended;
+            self.report(ReportKind::Recorded(stored), None, &mut actions);
+        }
         actions
     }
 

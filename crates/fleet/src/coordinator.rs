@@ -25,11 +25,12 @@ mod members;
 mod reading;
 
 use crate::message::{
-    Entry, LogMessage, MemberOrder, Order, OrderKind, Problem, Tick, part_to_wire,
+    Entry, LogMessage, MemberOrder, Order, OrderKind, Problem, Records, Tick, part_to_wire,
 };
 use crate::split::split;
 pub use members::{Member, MemberState};
 use plimsoll_measure::Nanos;
+use plimsoll_measure::units::counted;
 use plimsoll_plan::{End, Load, OnAgentLoss, Part, Plan, Shards};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -47,6 +48,8 @@ pub const LOSS_AFTER: Nanos = Nanos::from_secs(12);
 const TAKE_LEAD: Nanos = Nanos::from_secs(2);
 /// Time between ticks.
 const TICK_EVERY: Nanos = Nanos::from_secs(1);
+/// The records of an agent that has reported nothing for this long after its end are not waited for.
+pub const RECORDS_MAX: Nanos = Nanos::from_secs(30);
 /// A run may be taken over if its coordinator has written nothing for this long.
 pub const TAKEOVER_AFTER: Nanos = Nanos::from_secs(5);
 
@@ -91,6 +94,8 @@ struct Asked {
     cancel: bool,
     stop: u8,
     lost: Vec<usize>,
+    /// Whether the user knows that records are waited for.
+    records: bool,
     tick: bool,
 }
 
@@ -113,6 +118,8 @@ pub struct Coordinator {
     plan: Arc<Plan>,
     digest: String,
     on_loss: OnAgentLoss,
+    /// Which requests agents record.
+    records: Option<Records>,
     /// To begin with.
     to_begin: Vec<MemberOrder>,
     role: Role,
@@ -138,11 +145,12 @@ pub struct Coordinator {
 }
 
 impl Coordinator {
-    /// A coordinator that begins a run with these agents and their parts.
+    /// A coordinator that begins a run with these agents and their parts; `records`: which requests they record.
     pub fn begin(
         run: String,
         session: String,
         plan: Arc<Plan>,
+        records: Option<Records>,
         members: Vec<(String, String, BTreeMap<String, String>, Part)>,
     ) -> Coordinator {
         let order = |(name, session, labels, part): (String, String, _, Part)| MemberOrder {
@@ -152,7 +160,7 @@ impl Coordinator {
             part: part_to_wire(&part),
         };
         let to_begin = members.into_iter().map(order).collect();
-        Coordinator { to_begin, ..Coordinator::new(run, session, plan, Role::Began) }
+        Coordinator { to_begin, records, ..Coordinator::new(run, session, plan, Role::Began) }
     }
 
     /// A coordinator that continues a run whose log it will read.
@@ -167,6 +175,7 @@ impl Coordinator {
             digest: format!("{:016x}", plan.digest()),
             on_loss: plan.fleet.on_agent_loss,
             plan,
+            records: None,
             to_begin: Vec::new(),
             role,
             epoch: 0,
@@ -190,6 +199,11 @@ impl Coordinator {
     /// The members, in the order of the run's first message.
     pub fn members(&self) -> &[Member] {
         &self.members
+    }
+
+    /// Which requests the agents record.
+    pub fn records(&self) -> Option<Records> {
+        self.records
     }
 
     /// When the run's clock starts, on the coordinator's clock; `None` before that is known.
@@ -259,6 +273,7 @@ impl Coordinator {
                         digest: self.digest.clone(),
                         seed: self.plan.seed,
                         lease_ns: lease.then_some(LEASE.0),
+                        records: self.records,
                         members: std::mem::take(&mut self.to_begin),
                     };
                     actions.push(self.order_of(1, what));
@@ -358,7 +373,20 @@ impl Coordinator {
             actions.push(self.order(OrderKind::Stop { level: 1, at_unix_ns: now.0 }));
         }
         if self.members.iter().all(Member::is_over) && self.asked.lost.is_empty() {
-            self.finish(Outcome::Ran, actions);
+            let waits = |own: &&Member| own.is_storing(witnessed);
+            let storing = match self.records {
+                Some(_) if self.stop < 2 => self.members.iter().filter(waits).count(),
+                _ => 0,
+            };
+            if storing == 0 {
+                self.finish(Outcome::Ran, actions);
+            } else if !std::mem::replace(&mut self.asked.records, true) {
+                let agents = counted(storing as u64, "agent");
+                let note = format!(
+                    "waiting for the records of {agents}; press Ctrl-C twice to leave them out"
+                );
+                actions.push(CoordinatorAction::Note(note));
+            }
         }
     }
 

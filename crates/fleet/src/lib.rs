@@ -28,12 +28,12 @@ pub use agent::{Agent, AgentAction, Assignment, LATE_ORDER, READY_MAX, Readiness
 pub use allow::{AllowError, Allowed};
 pub use coordinator::{
     Coordinator, CoordinatorAction, LOSS_AFTER, Member, MemberState, Outcome, PREPARE_MAX,
-    TAKEOVER_AFTER,
+    RECORDS_MAX, TAKEOVER_AFTER,
 };
 pub use join::{join, join_agent};
 pub use message::{
-    Announcement, Entry, LogMessage, MemberOrder, Order, OrderKind, PROTOCOL, Problem, Report,
-    ReportKind, Tick, WireError, decode_announcement, encode,
+    Announcement, Entry, LogMessage, MemberOrder, Order, OrderKind, PROTOCOL, Problem, Records,
+    Report, ReportKind, StoredRecords, Tick, WireError, decode_announcement, encode,
 };
 pub use offset::{ClockOffset, OffsetEstimate};
 pub use split::{AgentLabels, Choice, choose, parts};

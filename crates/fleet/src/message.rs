@@ -72,6 +72,9 @@ pub enum OrderKind {
         /// How long an agent sends on without confirmation that its seconds were stored; `None`: to the
         /// plan's end. Set if lost shards are handed over, so that no arrival has two owners.
         lease_ns: Option<u64>,
+        /// Which requests agents record one by one, for the coordinator to fetch afterwards.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        records: Option<Records>,
         /// The agents, with their parts.
         members: Vec<MemberOrder>,
     },
@@ -104,6 +107,27 @@ pub enum OrderKind {
         /// The reason.
         why: String,
     },
+}
+
+/// Which requests are recorded one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Records {
+    /// All.
+    All,
+    /// Those that were not answered as expected.
+    Errors,
+}
+
+/// The records of an agent's requests, as it stored them in NATS.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredRecords {
+    /// Their length; zero: there are none.
+    pub bytes: u64,
+    /// Their SHA-256, in hexadecimal digits.
+    pub sha256: String,
+    /// Why some or all are missing; may be empty.
+    pub missing: String,
 }
 
 /// A member of a run in [`OrderKind::Begin`].
@@ -185,6 +209,13 @@ pub enum ReportKind {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         fenced: bool,
     },
+    /// It is storing the records of its requests in NATS, and this many bytes are stored.
+    Storing {
+        /// The bytes.
+        bytes: u64,
+    },
+    /// It has stored the records of its requests, or cannot.
+    Recorded(StoredRecords),
     /// It could not go on.
     Failed {
         /// The reason.
@@ -425,6 +456,7 @@ mod tests {
             digest: "00".into(),
             seed: 1 << 53,
             lease_ns: Some(10_000_000_000),
+            records: Some(Records::Errors),
             members: vec![member],
         };
         let lost = OrderKind::Lost {
@@ -446,6 +478,12 @@ mod tests {
             report(ReportKind::Second { t_ns: 1, line: "{\"t_ns\":1}".into() }),
             report(ReportKind::TookOver { at_ns: 1, of: "b".into(), accepted: false }),
             report(ReportKind::Ended { line: "{}".into(), fenced: true }),
+            report(ReportKind::Storing { bytes: 4 }),
+            report(ReportKind::Recorded(StoredRecords {
+                bytes: 4,
+                sha256: "00".into(),
+                missing: String::new(),
+            })),
             report(ReportKind::Failed { why: "it broke".into() }),
             LogMessage::Tick(Tick { epoch: 1, at_unix_ns: 5 }),
         ];

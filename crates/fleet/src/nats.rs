@@ -5,6 +5,7 @@
 //! | the logs of all runs | stream `plimsoll_TENANT`, subjects `plimsoll.TENANT.run.RUN.order`, `….tick`, `….report.AGENT` |
 //! | agents | key-value bucket `plimsoll_TENANT_agents`, a key for each, which expires |
 //! | plans | object store `plimsoll_TENANT_plans`, an object for each run |
+//! | records of requests, if a run asks for them | stream `plimsoll_TENANT_records`, subjects `plimsoll.TENANT.records.RUN.AGENT` |
 //! | clocks | request and reply on `plimsoll.TENANT.clock.RUN` |
 //!
 //! One stream holds orders, ticks and reports, so that all of a run's messages have one order. Each writes to
@@ -16,6 +17,7 @@
 //! - `backlog`: what waits to be appended, in bounded memory
 //! - `connect`: connecting, with each way of proving who one is
 //! - `presence`: agents announce themselves
+//! - `records`: the records of single requests on their way to the coordinator
 //! - `clock`: answers with this host's clock, and measures the offset of another's
 
 mod backlog;
@@ -23,6 +25,7 @@ mod clock;
 mod connect;
 mod log;
 mod presence;
+mod records;
 
 pub use crate::message::is_name;
 use crate::message::{Announcement, WireError, decode_announcement};
@@ -34,6 +37,7 @@ pub use connect::{BusSettings, Credentials, Role};
 use futures_util::StreamExt;
 pub use log::{LogEvent, LogReader, LogWriter, Written};
 pub use presence::{Presence, PresenceLost};
+pub use records::RECORDS_BYTES_MAX;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 
@@ -199,8 +203,8 @@ impl Bus {
         Ok(bytes)
     }
 
-    /// Deletes what NATS has of a run that is over and reported: its log, which would fill the stream, and its plan, with
-    /// the secrets that it may contain.
+    /// Deletes what NATS has of a run that is over and reported: the records of its requests, its log, which would fill the
+    /// stream, and its plan, with the secrets that it may contain.
     ///
     /// # Errors
     /// It could not be deleted.
@@ -210,6 +214,7 @@ impl Bus {
         };
         let store = self.jetstream.get_object_store(self.bucket("plans")).await;
         let store = store.map_err(|why| failed(&why))?;
+        self.forget_records(run).await.map_err(|why| failed(&why))?;
         store.delete(run).await.map_err(|why| failed(&why))?;
         let stream = self.jetstream.get_stream(self.stream_name()).await;
         let stream = stream.map_err(|why| failed(&why))?;
@@ -223,7 +228,7 @@ const NO_JETSTREAM: &str = "start the server with JetStream: nats-server --jetst
 fn create_error(name: &str, why: &dyn std::error::Error) -> BusError {
     let causes = causes(why);
     let hint = if causes.contains("insufficient storage") || causes.contains("resource limits") {
-        "a fleet needs 3 GB of JetStream's file storage for each tenant: jetstream { max_file: 3GB }"
+        "a fleet needs 3 GB of JetStream's file storage for each tenant, 4 GB with records of requests (--record): jetstream { max_file: 4GB }"
             .into()
     } else if causes.contains("imed out")
         || causes.contains("JetStream not enabled")

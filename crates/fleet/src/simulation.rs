@@ -59,6 +59,8 @@ struct AgentNode {
     start: Option<Nanos>,
     engine: Option<SimEngine>,
     header_sent: bool,
+    /// When the records of its requests are stored.
+    stored: Option<Nanos>,
 }
 
 struct CoordinatorNode {
@@ -80,6 +82,8 @@ struct World {
     coordinator: Option<CoordinatorNode>,
     sent: Sent,
     sessions: u64,
+    /// Which requests are recorded: with an odd seed, all.
+    records: Option<Records>,
     notes: Vec<String>,
 }
 
@@ -95,6 +99,7 @@ impl World {
             coordinator: None,
             sent: Sent::new(),
             sessions: 0,
+            records: (seed % 2 == 1).then_some(Records::All),
             notes: Vec::new(),
         };
         for i in 0..10 {
@@ -119,6 +124,7 @@ impl World {
             start: None,
             engine: None,
             header_sent: false,
+            stored: None,
         }
     }
 
@@ -134,7 +140,8 @@ impl World {
                 (name.clone(), format!("s{}", i + 1), labels.clone(), part)
             });
         let members = members.collect();
-        let coordinator = Coordinator::begin("run".into(), "c1".into(), self.plan.clone(), members);
+        let (plan, records) = (self.plan.clone(), self.records);
+        let coordinator = Coordinator::begin("run".into(), "c1".into(), plan, records, members);
         self.coordinator = Some(CoordinatorNode::new(coordinator));
     }
 
@@ -227,6 +234,11 @@ impl World {
         if let Some(start) = node.start.filter(|start| *start < local) {
             self.run_engine(node, start, local);
         }
+        if node.stored.take_if(|at| *at <= local).is_some() {
+            let stored = StoredRecords { bytes: 1, sha256: String::new(), missing: String::new() };
+            let actions = node.agent.recorded(stored);
+            self.act(node, actions, local);
+        }
         let actions = node.agent.decide(local);
         self.act(node, actions, local);
     }
@@ -252,6 +264,7 @@ impl World {
                 Yield::Second(t, line) => node.agent.second(t, line),
                 Yield::Ended(line) => {
                     (node.engine, node.start, node.header_sent) = (None, None, false);
+                    node.stored = Some(local + Nanos(self.random.below(5_000_000_000)));
                     node.agent.ended(line)
                 }
             };
@@ -374,6 +387,10 @@ impl World {
             let planned = self.plan.planned_requests().unwrap();
             assert_eq!(all.requests.scheduled, planned, "{}", about());
             assert!(planned - sent <= lost, "{} were not sent; {}", planned - sent, about());
+        }
+        for member in node.coordinator.members() {
+            let stored = member.records.is_some();
+            assert!(!stored || self.records.is_some(), "{}: {}", member.name, about());
         }
         let any_lost = node.coordinator.members().iter().any(Member::is_lost);
         assert!(lost == 0 || any_lost, "{lost} unsent, but nobody is lost; {}", about());

@@ -4,18 +4,22 @@
 //! # Layout
 //! - `agent`: the agent's process: orders, reports, signals
 //! - `work`: an agent's part of a run on the load engine
+//! - `records`: records of single requests, at agents and at the coordinator
 //! - `agents`: lists the agents
 //! - `coordinate`: the coordinator's process
 //! - `local`: agents, NATS and coordinator on one host
 //! - `result`: the report from all agents' seconds
+//! - `index`: what is known of the agents besides their seconds, in the run directory
 //! - `plan`: a plan on its way to agents
 //! - `scrapes`: what the coordinator scrapes
 
 mod agent;
 mod agents;
 mod coordinate;
+mod index;
 mod local;
 mod plan;
+mod records;
 mod result;
 mod scrapes;
 mod work;
@@ -24,6 +28,7 @@ use crate::usage_error;
 pub(crate) use agent::{AgentArgs, run as run_agent};
 pub(crate) use agents::{AgentsArgs, run as run_agents};
 pub(crate) use coordinate::{Begin, FleetRun, Resume, coordinate};
+pub(crate) use index::agents_of;
 pub(crate) use local::{FleetArgs, run as run_fleet};
 use plimsoll_fleet::nats::{Bus, BusError, BusSettings, Credentials, Role};
 use plimsoll_measure::WallClock;

@@ -4,6 +4,7 @@
 //! made like that on one that ended. The records of single requests (`samples.parquet`, or `samples.bin`
 //! where a run did not end) add what the seconds do not count by target.
 
+use crate::fleet::agents_of;
 use crate::recording::{PARQUET, SAMPLES, sampled_targets};
 use crate::run_dir::{HOST, PLAN, attachment};
 use crate::{tell, usage_error};
@@ -147,7 +148,13 @@ impl RecordedRun {
             let end = seconds.last().map_or(Nanos::ZERO, |last| last.to);
             RunFacts::of_unfinished(start, self.plan.warmup, (planned_to, end), by)
         });
-        Ok(Reported { summary: fold.finish(facts), narrow, aborted })
+        let mut summary = fold.finish(facts);
+        if narrow.scope() == Scope::Run
+            && let Some(agents) = agents_of(&self.folder, &self.plan)?
+        {
+            summary = summary.with_agents(agents);
+        }
+        Ok(Reported { summary, narrow, aborted })
     }
 
     /// Adds the records of single requests.

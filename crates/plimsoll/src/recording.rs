@@ -50,18 +50,33 @@ impl Prepared {
         plan: &Plan,
         started_at: WallClock,
     ) -> io::Result<Recording> {
+        let file = File::create_new(folder.join(SAMPLES))?;
+        let writing = self.start_in(file, u64::MAX, plan, started_at)?;
+        Ok(Recording { writing, folder: folder.to_path_buf() })
+    }
+
+    /// Starts to write to an empty file, at most `len_max` bytes.
+    ///
+    /// # Errors
+    /// If the file cannot be written or the thread cannot be started.
+    pub(crate) fn start_in(
+        self,
+        mut file: File,
+        len_max: u64,
+        plan: &Plan,
+        started_at: WallClock,
+    ) -> io::Result<Writing> {
         let header = Header::new(started_at, sampled_targets(plan));
-        let mut file = File::create_new(folder.join(SAMPLES))?;
         let header = header.to_line();
         file.write_all(header.as_bytes())?;
         let len = header.len() as u64;
-        let output = Output { file, start: len, len, state: State::Writing };
+        let output = Output { file, start: len, len, len_max, state: State::Writing };
         let output = Arc::new(Mutex::new(output));
         let to = output.clone();
         let thread = std::thread::Builder::new()
             .name("recording".into())
             .spawn(move || write_all(&self.inbox, &to))?;
-        Ok(Recording { thread, output, folder: folder.to_path_buf() })
+        Ok(Writing { thread, output })
     }
 }
 
@@ -80,6 +95,7 @@ struct Output {
     /// Where the first block begins.
     start: u64,
     len: u64,
+    len_max: u64,
     state: State,
 }
 
@@ -96,6 +112,11 @@ impl Output {
     /// Appends bytes; after an error, nothing more is written.
     fn append(&mut self, bytes: &[u8]) {
         if !matches!(self.state, State::Writing) {
+            return;
+        }
+        if self.len + bytes.len() as u64 > self.len_max {
+            let why = format!("{} bytes are recorded, which is the limit", self.len);
+            self.state = State::Failed(io::Error::other(why));
             return;
         }
         match self.file.write_all(bytes) {
@@ -145,23 +166,43 @@ fn locked(output: &Mutex<Output>) -> MutexGuard<'_, Output> {
     output.lock().expect("no holder panics")
 }
 
-/// A recording in progress.
-pub(crate) struct Recording {
+/// A file of samples that is being written.
+pub(crate) struct Writing {
     thread: JoinHandle<()>,
     output: Arc<Mutex<Output>>,
+}
+
+impl Writing {
+    /// Waits until everything is written, after the engine has ended. Returns the file, its length, and the error
+    /// that ended the recording early.
+    ///
+    /// # Errors
+    /// If the file cannot be used any more.
+    pub(crate) fn finish(self) -> io::Result<(File, u64, Option<io::Error>)> {
+        // A panic has been printed; what was written can be read.
+        let _ = self.thread.join();
+        let mut output = locked(&self.output);
+        let failure = output.failure();
+        Ok((output.file.try_clone()?, output.len, failure))
+    }
+}
+
+/// A recording in progress.
+pub(crate) struct Recording {
+    writing: Writing,
     folder: PathBuf,
 }
 
 impl Recording {
     /// The error that ended the recording, once.
     pub(crate) fn failure(&self) -> Option<io::Error> {
-        locked(&self.output).failure()
+        locked(&self.writing.output).failure()
     }
 
     /// Cuts off some samples and ends the recording, because another file could not be written; returns
     /// whether there were any.
     pub(crate) fn make_room(&self, error: &io::Error) -> bool {
-        locked(&self.output).make_room(error)
+        locked(&self.writing.output).make_room(error)
     }
 
     /// Waits until everything is written, after the engine has ended, and makes `samples.parquet` of it,
@@ -171,8 +212,8 @@ impl Recording {
     /// If a write has failed that [`Recording::failure`] has not returned, or the conversion fails.
     pub(crate) fn finish(self) -> anyhow::Result<()> {
         // A panic has been printed; what was written can be read.
-        let _ = self.thread.join();
-        let mut output = locked(&self.output);
+        let _ = self.writing.thread.join();
+        let mut output = locked(&self.writing.output);
         if let Some(error) = output.failure() {
             return Err(error).context(format!("cannot write {SAMPLES}"));
         }

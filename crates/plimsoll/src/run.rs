@@ -27,6 +27,7 @@ use consumer::Consumer;
 pub(crate) use consumer::mask_split;
 use observers::Observers;
 use plimsoll_engine::{Control, Prepared, Recorded, Settings, Spin, descriptors_needed};
+use plimsoll_fleet::Records;
 use plimsoll_host::{Facts, SampledRun, Sampler, Source};
 use plimsoll_measure::WallClock;
 use plimsoll_measure::units::counted;
@@ -68,9 +69,9 @@ pub(crate) struct RunArgs {
     /// Print the report only; write no results
     #[arg(long)]
     no_out: bool,
-    /// Requests to record one by one, for samples.parquet in the results
-    #[arg(long, value_enum, value_name = "WHICH", default_value_t = Record::All)]
-    record: Record,
+    /// Requests to record one by one, for samples.parquet in the results [default: all; over several hosts: none]
+    #[arg(long, value_enum, value_name = "WHICH")]
+    record: Option<Record>,
     /// Format of the report on stdout
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -152,13 +153,24 @@ pub(crate) enum Format {
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
-enum Record {
+pub(crate) enum Record {
     /// Every request
     All,
     /// Those that were not answered as expected
     Errors,
     /// None; the report does not need them
     None,
+}
+
+impl Record {
+    /// What agents record; nothing if there are no results to write it to.
+    pub(crate) fn over_agents(self, no_out: bool) -> Option<Records> {
+        match self {
+            Record::All if !no_out => Some(Records::All),
+            Record::Errors if !no_out => Some(Records::Errors),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -202,7 +214,7 @@ pub(crate) fn run(mut args: RunArgs) -> anyhow::Result<ExitCode> {
     let views = args.views.start(args.metrics.as_deref())?;
     let mut run_dir =
         if args.no_out { None } else { Some(RunDir::create(args.out.as_deref(), &plan)?) };
-    let recorded = match args.record {
+    let recorded = match args.record.unwrap_or(Record::All) {
         Record::All => Some(Recorded::All),
         Record::Errors => Some(Recorded::Errors),
         Record::None => None,
@@ -238,6 +250,12 @@ fn run_fleet(args: &RunArgs) -> anyhow::Result<ExitCode> {
         ));
     }
     let what = match (&flags.resume, flags.agents) {
+        (Some(_), _) if args.record.is_some() => {
+            return Err(usage_error(
+                "--record cannot be changed with --resume",
+                "leave it out: the run records what it was begun with",
+            ));
+        }
         (Some(run), _) => {
             let variables = args.set.variables()?;
             fleet::FleetRun::Resume(fleet::Resume { run: run.clone(), variables })
@@ -248,7 +266,8 @@ fn run_fleet(args: &RunArgs) -> anyhow::Result<ExitCode> {
             let wait = plimsoll_config::values::flag_duration(&flags.wait)
                 .map_err(|why| usage_error(format!("--wait: {why}"), "for example --wait 60s"))?;
             let agents = usize::from(agents.unwrap_or(1));
-            fleet_run(plan, &args.set, args.seed, agents, wait)?
+            let records = args.record.and_then(|record| record.over_agents(args.no_out));
+            fleet_run(plan, &args.set, args.seed, (agents, wait), records)?
         }
     };
     let output = FleetOutput { out: args.out.clone(), no_out: args.no_out, format: args.format };
@@ -261,15 +280,15 @@ pub(crate) fn fleet_run(
     mut plan: Plan,
     set: &SetArgs,
     seed: Option<u64>,
-    agents: usize,
-    wait: Duration,
+    (agents, wait): (usize, Duration),
+    records: Option<Records>,
 ) -> anyhow::Result<fleet::FleetRun> {
     plan.warnings().iter().for_each(|warning| tell(&format!("warning: {warning}")));
     if let Some(seed) = seed.or_else(|| (!plan.has_seed).then(fresh_seed)) {
         plan.reseed(seed);
     }
     let variables = set.variables()?;
-    Ok(fleet::FleetRun::Begin(Box::new(fleet::Begin { plan, variables, agents, wait })))
+    Ok(fleet::FleetRun::Begin(Box::new(fleet::Begin { plan, variables, agents, records, wait })))
 }
 
 /// Where the results of a run over agents go.
@@ -341,7 +360,7 @@ pub(crate) struct Finished {
 }
 
 impl Finished {
-    /// A run over several agents, which record no single requests.
+    /// A run over several agents, whose records of single requests are written.
     pub(crate) fn of_fleet(
         summary: Summary,
         run_dir: Option<String>,

@@ -8,6 +8,7 @@
 use crate::objectives::percent;
 use crate::summary::Summary;
 use crate::verdict::MATERIAL;
+use plimsoll_measure::units::{counted, grouped};
 use plimsoll_measure::{ErrorClass, Finding, FindingId, Nanos, Requests, Severity, Side};
 
 /// An agent's part of a run.
@@ -22,6 +23,19 @@ pub struct AgentPart {
     pub lost: Option<Nanos>,
     /// Arrivals of its part that are unsent because it was lost.
     pub unsent: u64,
+    /// The records of its requests, if the run has any.
+    pub records: Option<AgentRecords>,
+}
+
+/// The records of an agent's requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentRecords {
+    /// Requests of which there is one.
+    pub records: u64,
+    /// Requests of which there should be one.
+    pub missing: u64,
+    /// Why those are missing.
+    pub why: String,
 }
 
 /// What an agent's seconds alone say: the part of a [`Summary`] that a run keeps for each agent. A whole one has megabytes.
@@ -74,6 +88,8 @@ pub struct AgentRow {
     pub lost: Option<Nanos>,
     /// As in [`AgentPart`].
     pub unsent: u64,
+    /// As in [`AgentPart`].
+    pub records: Option<AgentRecords>,
 }
 
 impl Summary {
@@ -132,6 +148,7 @@ fn row(part: &AgentPart, all: u64) -> AgentRow {
         skew: part.skew,
         lost: part.lost,
         unsent: part.unsent,
+        records: part.records.clone(),
     }
 }
 
@@ -143,6 +160,13 @@ impl AgentRow {
             (None, false) => "INVALID",
             (None, true) => "valid",
         }
+    }
+
+    /// That records of its requests are missing, and why.
+    pub(crate) fn records_missing(&self) -> Option<String> {
+        let own = self.records.as_ref().filter(|own| own.missing > 0)?;
+        let all = counted(own.records + own.missing, "request");
+        Some(format!("{} of the records of {all} are missing: {}", grouped(own.missing), own.why))
     }
 
     /// The skew in milliseconds with its bound: `+0.12 ± 0.08 ms`.

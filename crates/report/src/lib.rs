@@ -58,7 +58,7 @@ mod verdict;
 pub use activity::{Activity, Rates};
 pub use cost::{Cost, CostOf, Known, Projection, Resource, Step, Unknown};
 pub use figures::TimeFigure;
-pub use fleet::{AgentFigures, AgentPart, AgentRow};
+pub use fleet::{AgentFigures, AgentPart, AgentRecords, AgentRow};
 pub use fold::Fold;
 pub use hdr::IntervalLog;
 pub use html::{Attachment, Fragment};

@@ -1,7 +1,7 @@
 //! The members of a run, as the log shows them.
 
-use super::{LEASE, LOSS_AFTER};
-use crate::message::{MemberOrder, Problem, part_from_wire};
+use super::{LEASE, LOSS_AFTER, RECORDS_MAX};
+use crate::message::{MemberOrder, Problem, StoredRecords, part_from_wire};
 use crate::unsent::Owned;
 use plimsoll_measure::Nanos;
 use plimsoll_plan::Part;
@@ -52,8 +52,12 @@ pub struct Member {
     pub problems: Vec<Problem>,
     /// Why it failed.
     pub failed: Option<String>,
+    /// The records of its requests, once they are stored.
+    pub records: Option<StoredRecords>,
     /// The number of its last report.
     pub(super) reported: u64,
+    /// What it was ordered to take over and has not answered: the instant, and the lost agent.
+    taking: Vec<(Nanos, String)>,
     /// What it owned when it was lost and others refused to take over, and since when.
     unowned: Option<(Part, Nanos)>,
 }
@@ -74,7 +78,9 @@ impl Member {
             skew: None,
             problems: Vec::new(),
             failed: None,
+            records: None,
             reported: 0,
+            taking: Vec::new(),
             unowned: None,
         })
     }
@@ -132,8 +138,29 @@ impl Member {
         }
     }
 
+    /// It is ordered to own a part of a lost agent from `at`. Returns the part if it has ended: it reads no more orders.
+    pub(super) fn take(&mut self, part: Part, at: Nanos, of: &str) -> Option<Part> {
+        if self.state == MemberState::Ended {
+            return Some(part);
+        }
+        self.own(part, at);
+        self.taking.push((at, of.into()));
+        None
+    }
+
+    /// It has answered the order to take over from `at`.
+    pub(super) fn took(&mut self, at: Nanos) {
+        self.taking.retain(|(own, _)| *own != at);
+    }
+
+    /// What it was ordered to take over and has ended without taking: with the instants and the lost agents.
+    pub(super) fn not_taken(&mut self) -> Vec<(Part, Nanos, String)> {
+        let taking = std::mem::take(&mut self.taking);
+        taking.into_iter().map(|(at, of)| (self.disown(at), at, of)).collect()
+    }
+
     /// It owns a part from `at`.
-    pub(super) fn own(&mut self, part: Part, at: Nanos) {
+    fn own(&mut self, part: Part, at: Nanos) {
         self.owned.push(Owned { part, from: at, to: Nanos::MAX });
     }
 
@@ -200,6 +227,12 @@ impl Member {
             MemberState::Lost => self.unowned.is_none(),
             _ => false,
         }
+    }
+
+    /// Whether the records of its requests may still come, when the run's clock has been seen to read `witnessed`.
+    pub(super) fn is_storing(&self, witnessed: Nanos) -> bool {
+        let silent = witnessed >= self.t.max(self.heard) + RECORDS_MAX;
+        self.state == MemberState::Ended && self.records.is_none() && !silent
     }
 
     /// Whether part of its work may not have been done.

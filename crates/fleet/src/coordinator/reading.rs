@@ -14,7 +14,8 @@ impl Coordinator {
     ) {
         let own = order.coordinator == self.session;
         match &order.what {
-            OrderKind::Begin { members, .. } if self.epoch == 0 => {
+            OrderKind::Begin { members, records, .. } if self.epoch == 0 => {
+                self.records = *records;
                 (self.epoch, self.number) = (order.epoch, order.number);
                 self.began_at = Some(now);
                 let streams = self.plan.streams.len();
@@ -94,11 +95,14 @@ impl Coordinator {
         // What it refused to take over meanwhile is charged to the former owner.
         let former = self.members.iter_mut().filter(|own| own.state == MemberState::Lost);
         former.for_each(|own| own.give_up(&moved, at));
+        let mut not_taken = Part::nothing(streams);
         for (name, part) in given {
-            if let Some(taker) = self.members.iter_mut().find(|own| own.name == *name) {
-                taker.own(part, at);
+            let taker = self.members.iter_mut().find(|own| own.name == *name);
+            if let Some(part) = taker.and_then(|taker| taker.take(part, at, agent)) {
+                not_taken = not_taken.with(&part);
             }
         }
+        self.members[place].unowned(not_taken, at);
         let lost = &self.members[place];
         let note = if moved.is_empty() {
             format!("agent {agent} is lost; its last second ended at {}", lost.t)
@@ -111,6 +115,13 @@ impl Coordinator {
             )
         };
         actions.push(CoordinatorAction::Note(note));
+    }
+
+    /// A lost agent's part has no owner from `at`.
+    fn charge(&mut self, lost: &str, part: Part, at: Nanos) {
+        if let Some(lost) = self.members.iter_mut().find(|own| own.name == lost) {
+            lost.unowned(part, at);
+        }
     }
 
     pub(super) fn read_report(&mut self, report: &Report, actions: &mut Vec<CoordinatorAction>) {
@@ -151,18 +162,24 @@ impl Coordinator {
             }
             ReportKind::TookOver { at_ns, of, accepted } => {
                 let at = Nanos(*at_ns);
+                member.took(at);
                 if *accepted {
                     return;
                 }
                 let refused = member.disown(at);
-                if let Some(lost) = self.members.iter_mut().find(|own| own.name == *of) {
-                    lost.unowned(refused, at);
-                }
+                self.charge(of, refused, at);
             }
             ReportKind::Ended { line, fenced } => {
                 member.end(*fenced);
                 actions.push(CoordinatorAction::EndLine(place, line.clone()));
+                // An order that it reads after its end is not answered.
+                for (part, at, of) in self.members[place].not_taken() {
+                    self.charge(&of, part, at);
+                }
             }
+            // That it was heard is enough.
+            ReportKind::Storing { .. } => {}
+            ReportKind::Recorded(stored) => member.records = Some(stored.clone()),
             ReportKind::Failed { why } => {
                 let name = &member.name;
                 actions.push(CoordinatorAction::Note(format!("agent {name} failed: {why}")));

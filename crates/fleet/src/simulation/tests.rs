@@ -18,6 +18,7 @@ fn without_failures_every_arrival_is_sent_and_counted_once() {
         for member in node.coordinator.members() {
             let (skew, bound) = member.skew.unwrap();
             assert_eq!((member.state, bound), (MemberState::Ended, Nanos(1_000_000)));
+            assert_eq!(member.records.is_some(), world.records.is_some());
             // Clocks up to 5 s off, offsets measured to 1 ms, twice.
             assert!(skew.unsigned_abs() <= 2_000_000, "{skew} ns");
         }
@@ -41,7 +42,8 @@ fn the_part_of_a_killed_agent_is_unsent_from_its_last_second_until_others_take_o
     assert!(gap > secs(1_000), "nobody took over");
     // A tenth of 150/s and a quarter of 60/s, for the rest of 30 s.
     assert!((400..=900).contains(&all), "{all}");
-    assert_eq!(world.notes.len(), 1, "{:?}", world.notes);
+    let lost_notes = world.notes.iter().filter(|note| note.contains("is lost")).count();
+    assert_eq!(lost_notes, 1, "{:?}", world.notes);
     let (some, gap, world) = lost("rebalance");
     assert!(gap >= LOSS_AFTER && gap <= LOSS_AFTER + secs(5), "{gap}");
     assert!(some < all, "{some}");
@@ -69,6 +71,11 @@ fn a_coordinator_that_is_killed_can_be_replaced_and_the_sums_are_exact() {
             world.resume();
             world.run_until(LIMIT);
             assert_eq!(world.check(seed), 0, "{policy} at {at} s");
+            let node = world.coordinator.as_ref().unwrap();
+            let members = node.coordinator.members().iter();
+            assert!(
+                members.into_iter().all(|own| own.records.is_some() == world.records.is_some())
+            );
         }
     }
 }
@@ -96,6 +103,33 @@ fn prepared_agents_give_up_if_no_order_to_start_comes() {
     world.run_until(LIMIT);
     assert!(world.agents.iter().flat_map(|own| &own.2).all(|node| node.agent.run().is_none()));
     assert!(world.sent.is_empty());
+}
+
+#[test]
+fn records_are_waited_for_until_their_agent_is_silent() {
+    let mut world = World::new(&plan("continue"), 22);
+    world.records = Some(Records::All);
+    world.begin();
+    world.run_until(secs(25));
+    // Its last second is stored, and then it is gone.
+    let ends = |world: &World| {
+        let node = world.coordinator.as_ref().unwrap();
+        node.coordinator.members()[5].state == MemberState::Ended
+    };
+    while !ends(&world) {
+        world.agents[5].2.as_mut().unwrap().stored = None;
+        world.step();
+    }
+    let ended = world.now;
+    world.agents[5].2 = None;
+    world.run_until(LIMIT);
+    let waited = world.now - ended;
+    assert!(waited > RECORDS_MAX - secs(5) && waited < RECORDS_MAX + secs(10), "{waited}");
+    assert_eq!(world.check(22), 0);
+    let node = world.coordinator.as_ref().unwrap();
+    let without = node.coordinator.members().iter().filter(|own| own.records.is_none());
+    assert!(without.map(|own| own.name.as_str()).eq(["agent-5"]));
+    assert!(world.notes.iter().any(|note| note.starts_with("waiting for the records of")));
 }
 
 #[test]
@@ -157,7 +191,8 @@ fn nats_may_be_down_for_a_while_and_nobody_is_lost() {
         world.down_until = world.now + secs(7);
         world.run_until(LIMIT);
         assert_eq!(world.check(seed), 0, "{policy}");
-        assert_eq!(world.notes, [""; 0], "{policy}");
+        let lost = world.notes.iter().find(|note| note.contains("lost"));
+        assert_eq!(lost, None, "{policy}");
     }
 }
 
@@ -182,8 +217,13 @@ fn an_agent_that_takes_part_in_another_run_refuses() {
     let members = members.map(|own| {
         (own.name.clone(), own.session.clone(), own.labels.clone(), own.owned[0].part.clone())
     });
-    let second =
-        Coordinator::begin("other".into(), "c9".into(), world.plan.clone(), members.collect());
+    let second = Coordinator::begin(
+        "other".into(),
+        "c9".into(),
+        world.plan.clone(),
+        None,
+        members.collect(),
+    );
     let mut second = CoordinatorNode::new(second);
     // Of a log of its own run only.
     second.link.read = world.log.len();

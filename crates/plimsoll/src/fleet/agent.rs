@@ -62,7 +62,10 @@ pub(crate) struct AgentArgs {
     /// Disk for reports that do not fit there; when it is full, the agent stops sending
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = size)]
     report_disk: u64,
-    /// Folder for them [default: the system's for temporary files]
+    /// Disk for the records of single requests, if a run asks for them (--record); 0: none
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = size)]
+    record_disk: u64,
+    /// Folder for both [default: the system's for temporary files]
     #[arg(long, value_name = "DIR")]
     report_dir: Option<PathBuf>,
     /// End, as on Ctrl-C, when stdin is closed: its parent has ended.
@@ -125,14 +128,15 @@ pub(crate) fn run(args: &AgentArgs) -> anyhow::Result<ExitCode> {
     let limits = BacklogLimits {
         memory: usize::try_from(args.report_memory).unwrap_or(usize::MAX),
         disk: args.report_disk,
-        folder,
+        folder: folder.clone(),
     };
     if args.supervised {
         // As on Ctrl-C.
         lifeline::when_parent_ends(|| _ = raise(Signal::SIGTERM))?;
     }
     plimsoll_host::raise_descriptor_limit();
-    let operator = Operator { allowed, variables, clock: HostClock::start() };
+    let (record_disk, clock) = (args.record_disk, HostClock::start());
+    let operator = Operator { allowed, variables, folder, record_disk, clock };
     runtime()?.block_on(serve(args, name, labels, Arc::new(operator), limits))
 }
 
@@ -175,6 +179,7 @@ async fn serve(
     let (events, mut work) = unbounded_channel();
     let (measured, mut offsets) = unbounded_channel();
     let mut process = Process {
+        name: name.clone(),
         agent: Agent::new(name.clone(), session),
         bus,
         writer,
@@ -187,6 +192,7 @@ async fn serve(
         offset: None,
         started: None,
         held: VecDeque::new(),
+        storing: Nanos::ZERO,
         runs: 0,
     };
     tell(&format!("agent {name} waits for orders"));
@@ -235,6 +241,7 @@ async fn serve(
 type Offset = Result<ClockOffset, Problem>;
 
 struct Process {
+    name: String,
     agent: Agent,
     bus: Bus,
     writer: LogWriter,
@@ -251,6 +258,8 @@ struct Process {
     started: Option<(Nanos, String)>,
     /// …and what was reported meanwhile.
     held: VecDeque<WorkEvent>,
+    /// When it was last reported how many bytes of records are stored.
+    storing: Nanos,
     runs: u64,
 }
 
@@ -314,9 +323,28 @@ impl Process {
                 Vec::new()
             }
             WorkEvent::Second(t, line) => self.agent.second(t, line),
-            WorkEvent::Ended(line) => {
+            WorkEvent::Ended(line, records) => {
                 self.end();
+                if let (Some(records), Some(run)) = (records, self.agent.run()) {
+                    let (bus, run, name) = (self.bus.clone(), run.into(), self.name.clone());
+                    tokio::spawn(records.store(bus, run, name, self.events.clone()));
+                }
                 self.agent.ended(line)
+            }
+            // As often as seconds are reported.
+            WorkEvent::Storing(_) if now - self.storing < Nanos::from_secs(1) => Vec::new(),
+            WorkEvent::Storing(bytes) => {
+                self.storing = now;
+                self.agent.storing(bytes)
+            }
+            WorkEvent::Recorded(stored) => {
+                match stored.bytes {
+                    0 => tell(&format!("no records of requests: {}", stored.missing)),
+                    bytes => {
+                        tell(&format!("{bytes} bytes of records of requests are stored in NATS"))
+                    }
+                }
+                self.agent.recorded(stored)
             }
             WorkEvent::Failed(why) => {
                 self.end();

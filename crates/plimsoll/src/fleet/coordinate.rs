@@ -1,6 +1,7 @@
 //! The coordinator of a run over several agents: finds them, orders them to start, and collects their seconds.
 
 use super::plan::SentPlan;
+use super::records;
 use super::result::{self, AgentFiles, End, Live};
 use super::scrapes::Scrapes;
 use super::{NatsArgs, bus_error, runtime, session};
@@ -12,8 +13,8 @@ use plimsoll_fleet::nats::{
     BacklogLimits, Bus, HostClock, LogEvent, LogWriter, Role, STREAM_BYTES_MAX, Written,
 };
 use plimsoll_fleet::{
-    AgentLabels, Announcement, Choice, Coordinator, CoordinatorAction, LogMessage, Outcome, choose,
-    parts,
+    AgentLabels, Announcement, Choice, Coordinator, CoordinatorAction, LogMessage, Outcome,
+    Records, choose, parts,
 };
 use plimsoll_measure::{Nanos, StartFacts, WallClock};
 use plimsoll_plan::{OnAgentLoss, Plan, SecretsFrom};
@@ -42,6 +43,8 @@ pub(crate) struct Begin {
     pub(crate) variables: Variables,
     /// Number of agents.
     pub(crate) agents: usize,
+    /// Which requests they record one by one.
+    pub(crate) records: Option<Records>,
     /// How long to wait for them.
     pub(crate) wait: Duration,
 }
@@ -141,8 +144,17 @@ pub(crate) fn coordinate(
         if let Some(scrapes) = process.scrapes.take() {
             scrapes.finish(&mut process.files)?;
         }
+        let records = match &dir {
+            Some(dir) if process.coordinator.records().is_some() => Some(tokio::select! {
+                fetched = records::fetch(&bus, &run, &process.coordinator, dir.path()) => fetched,
+                _ = interrupt.recv() => process.coordinator.members().iter()
+                    .map(|_| records::Fetched::nothing("Ctrl-C while they were fetched")).collect(),
+            }),
+            _ => None,
+        };
         let end = End { interrupted, objective: process.watch.aborted() };
-        let finished = result::finish(&plan, &process.coordinator, process.files, dir, end)?;
+        let files = (process.files, records);
+        let finished = result::finish(&plan, &process.coordinator, files, dir, end)?;
         process.watch.end(&finished.summary, finished.results());
         // The results are in the run directory. Without one, or if it could not be written, another coordinator
         // can make the report again.
@@ -199,7 +211,7 @@ async fn start(
     on_loss: Option<OnAgentLoss>,
     clock: HostClock,
 ) -> anyhow::Result<Begun> {
-    let Begin { mut plan, variables, agents, wait } = begin;
+    let Begin { mut plan, variables, agents, records, wait } = begin;
     if let Some(on_loss) = on_loss {
         plan.fleet.on_agent_loss = on_loss;
     }
@@ -208,6 +220,9 @@ async fn start(
     }
     too_long(&plan, agents).iter().for_each(|warning| tell(warning));
     let sent = SentPlan::of(&plan, &variables)?;
+    if records.is_some() {
+        bus.create_records().await.map_err(bus_error)?;
+    }
     let chosen = wait_for_agents(bus, &plan, agents, wait).await?;
     let labels: Vec<AgentLabels> = chosen
         .iter()
@@ -230,7 +245,7 @@ async fn start(
         .map(|(own, part)| (own.name.clone(), own.session.clone(), own.labels.clone(), part))
         .collect();
     let plan = Arc::new(plan);
-    let coordinator = Coordinator::begin(run.clone(), session, plan.clone(), members);
+    let coordinator = Coordinator::begin(run.clone(), session, plan.clone(), records, members);
     Ok(Begun { run, plan, coordinator, is_new: true, begins })
 }
 

@@ -12,7 +12,7 @@ use super::coordinate::FleetRun;
 use super::{NatsArgs, session};
 use crate::lifeline;
 use crate::plan_source::{InlineArgs, SetArgs, SourceArgs, read_source};
-use crate::run::{FleetOutput, Format, LossArg, ViewArgs, fleet_run, run_with_agents};
+use crate::run::{FleetOutput, Format, LossArg, Record, ViewArgs, fleet_run, run_with_agents};
 use crate::{tell, usage_error};
 use anyhow::Context;
 use plimsoll_config::{is_secret, placeholders};
@@ -65,6 +65,9 @@ pub(crate) struct FleetArgs {
     /// Print the report only; write no results
     #[arg(long)]
     no_out: bool,
+    /// Requests to record one by one, for samples.parquet in the results [default: none]
+    #[arg(long, value_enum, value_name = "WHICH")]
+    record: Option<Record>,
     #[command(flatten)]
     views: ViewArgs,
     /// Format of the report on stdout
@@ -99,7 +102,10 @@ pub(crate) fn run(args: &FleetArgs) -> anyhow::Result<ExitCode> {
         counted(u64::from(args.local), "agent"),
         server.url
     ));
-    let what: FleetRun = fleet_run(plan, &args.set, args.seed, agents, AGENTS_MAX)?;
+    let what: FleetRun = {
+        let records = args.record.and_then(|record| record.over_agents(args.no_out));
+        fleet_run(plan, &args.set, args.seed, (agents, AGENTS_MAX), records)?
+    };
     let output = FleetOutput { out: args.out.clone(), no_out: args.no_out, format: args.format };
     let result = run_with_agents(&nats, what, args.on_agent_loss, views, &output);
     if result.is_err() {

@@ -2,8 +2,12 @@
 //!
 //! During the run, each agent's lines are written to a file of its own, as they are (`agents/NAME.jsonl` in the run
 //! directory; a `snapshots.jsonl` each). Afterwards the files are read side by side: each second of the run is the
-//! sum of the agents' and goes to the run's own `snapshots.jsonl`, so that `plimsoll report` reads it like any.
+//! sum of the agents' and goes to the run's own `snapshots.jsonl`, so that `plimsoll report` reads it like any. What is
+//! known of the agents besides is kept in `agents/index.json` (`index`), and their records become the run's
+//! `samples.parquet` (`records`).
 
+use super::index::{self, AgentFacts};
+use super::records::{self, Fetched, Placed};
 use crate::host_file::HostFile;
 use crate::run::Finished;
 use crate::run_dir::RunDir;
@@ -12,9 +16,9 @@ use anyhow::Context;
 use plimsoll_fleet::{Coordinator, Member, join, join_agent, unsent};
 use plimsoll_host::Source;
 use plimsoll_measure::wire::{Header, Reader, second_of};
-use plimsoll_measure::{Nanos, RunFacts, Snapshot, StartFacts, WallClock};
+use plimsoll_measure::{Nanos, Requests, RunFacts, Snapshot, StartFacts, WallClock};
 use plimsoll_plan::Plan;
-use plimsoll_report::{AgentFigures, AgentPart, Fold};
+use plimsoll_report::{AgentPart, AgentRecords, Fold};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufReader, Write};
@@ -140,30 +144,26 @@ pub(super) struct End {
     pub(super) objective: Option<String>,
 }
 
-/// Makes the report and writes the results.
+/// Makes the report and writes the results. `records`: the records of each member's requests, if the run has any.
 pub(super) fn finish(
     plan: &Plan,
     coordinator: &Coordinator,
-    files: AgentFiles,
+    (files, records): (AgentFiles, Option<Vec<Fetched>>),
     run_dir: Option<RunDir>,
     end: End,
 ) -> anyhow::Result<Finished> {
     let members = coordinator.members();
     let aborted = end.objective.is_some();
     let mut of_all = OfAll { aborted, ..OfAll::default() };
-    let mut facts = Vec::new();
+    let (mut facts, mut placed, mut reported) = (Vec::new(), Vec::new(), Vec::new());
     for (place, member) in members.iter().enumerate() {
         let mut fold = Fold::new(plan);
-        let mut own = None;
+        let (mut own, mut seconds) = (None, Vec::new());
         if let Some(mut reader) = files.reader(place)? {
-            while let Some(second) = reader.next_second()? {
-                fold.add(&second);
-            }
-            let by = "the loss of its agent";
-            let start = reader.header().start_facts();
-            own = Some(reader.facts().cloned().unwrap_or_else(|| {
-                RunFacts::of_unfinished(start, plan.warmup, (None, fold.total().t), by)
-            }));
+            own = Some(index::read_agent(plan, &mut reader, &mut fold, |second| {
+                // That in which `join` counts it.
+                seconds.push((second.t.0.div_ceil(1_000_000_000) as u32).saturating_sub(1));
+            })?);
         }
         let mut missing = 0;
         if member.is_lost() {
@@ -174,17 +174,33 @@ pub(super) fn finish(
             }
         }
         facts.extend(own.clone());
-        of_all.parts.push(AgentPart {
+        placed.push(Placed { seconds, workers: member.workers });
+        reported.push(fold.total().total().requests);
+        let known = AgentFacts {
             name: member.name.clone(),
-            own: own.map(|facts| AgentFigures::of(&fold.finish(facts))),
             skew: member.skew,
             lost: member.is_lost().then_some(member.t),
             unsent: missing,
-        });
+            records: None,
+        };
+        of_all.parts.push(known.with_seconds(own.map(|facts| fold.finish(facts))));
     }
     let facts = facts_of_all(plan, coordinator, &facts, end);
+    let mut joined = Ok(());
+    if let (Some(dir), Some(mut fetched)) = (&run_dir, records) {
+        let rows = records::join(plan, facts.started_at, &mut fetched, &placed, dir.path());
+        let rows = rows.unwrap_or_else(|why| {
+            joined = Err(why);
+            vec![0; members.len()]
+        });
+        of_all.add_records(coordinator, &reported, &fetched, &rows);
+    }
+    if let Some(dir) = &run_dir {
+        let written = index::write(dir.path(), &of_all.parts);
+        joined = joined.and(written);
+    }
     let (summary, written, path) = write(plan, members, &files, run_dir, facts, of_all)?;
-    Ok(Finished::of_fleet(summary, path, written, aborted))
+    Ok(Finished::of_fleet(summary, path, written.and(joined), aborted))
 }
 
 /// What the report has besides the agents' seconds.
@@ -195,6 +211,30 @@ struct OfAll {
     parts: Vec<AgentPart>,
     /// Whether an objective stopped the run.
     aborted: bool,
+}
+
+impl OfAll {
+    /// Adds how many requests of each agent are recorded, and why some are not.
+    fn add_records(
+        &mut self,
+        coordinator: &Coordinator,
+        reported: &[Requests],
+        fetched: &[Fetched],
+        rows: &[u64],
+    ) {
+        let Some(which) = coordinator.records() else { return };
+        for (((part, requests), fetched), rows) in
+            self.parts.iter_mut().zip(reported).zip(fetched).zip(rows)
+        {
+            let missing = records::expected(which, requests).saturating_sub(*rows);
+            let why = match (missing, fetched.missing.as_str()) {
+                (0, _) => String::new(),
+                (_, "") => "the agent could not write them in time".into(),
+                (_, why) => why.into(),
+            };
+            part.records = Some(AgentRecords { records: *rows, missing, why });
+        }
+    }
 }
 
 type Written = (plimsoll_report::Summary, anyhow::Result<()>, Option<String>);

@@ -2,17 +2,20 @@
 //! pass on second after second.
 
 use super::plan::SentPlan;
+use super::records::{Keeping, Kept};
 use crate::host_check;
+use crate::recording;
 use crate::run::{default_settings, mask_split};
 use crate::run_dir::header;
 use plimsoll_config::Variables;
-use plimsoll_engine::{Control, Prepared, Settings, descriptors_needed};
+use plimsoll_engine::{Control, Prepared, Recorded, SampleSink, Settings, descriptors_needed};
 use plimsoll_fleet::nats::HostClock;
-use plimsoll_fleet::{Allowed, Assignment, Problem};
+use plimsoll_fleet::{Allowed, Assignment, Problem, Records, StoredRecords};
 use plimsoll_host::{Facts, SampledRun, Sampler, Source};
 use plimsoll_measure::Nanos;
 use plimsoll_measure::wire::{end_line, to_line};
 use plimsoll_plan::Plan;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use tokio::sync::mpsc::UnboundedSender;
@@ -22,6 +25,10 @@ pub(super) struct Operator {
     pub(super) allowed: Allowed,
     /// Variables of this host that plans may use.
     pub(super) variables: Vec<(String, String)>,
+    /// Where reports and records that wait are kept.
+    pub(super) folder: PathBuf,
+    /// Bytes that the records of a run's requests may take; zero: none are recorded.
+    pub(super) record_disk: u64,
     pub(super) clock: HostClock,
 }
 
@@ -35,8 +42,12 @@ pub(super) enum WorkEvent {
     Started(Nanos, String),
     /// A second.
     Second(Nanos, String),
-    /// Its end.
-    Ended(String),
+    /// Its end, and the records of its requests, if the order asks for them.
+    Ended(String, Option<Kept>),
+    /// This many bytes of records are stored.
+    Storing(u64),
+    /// All records are stored, or cannot be.
+    Recorded(StoredRecords),
     /// It cannot go on.
     Failed(String),
 }
@@ -52,9 +63,10 @@ pub(super) fn begin(
 ) -> std::io::Result<()> {
     std::thread::Builder::new().name("work".into()).spawn(move || {
         let refused = |problems| _ = events.send(WorkEvent::Refused(problems));
-        match prepare(&assignment, plan, &operator) {
+        let (samples, recording) = records(&assignment, &operator);
+        match prepare(&assignment, plan, &operator, samples) {
             Err(problems) => refused(problems),
-            Ok((plan, prepared)) => run(&plan, prepared, &operator, &order, &events),
+            Ok((plan, prepared)) => run(&plan, (prepared, recording), &operator, &order, &events),
         }
     })?;
     Ok(())
@@ -64,10 +76,31 @@ fn problem(message: impl Into<String>, hint: impl Into<String>) -> Vec<Problem> 
     vec![Problem { message: message.into(), hint: hint.into() }]
 }
 
+/// A recording that has not started, or why there is none.
+type Recording = Result<recording::Prepared, String>;
+
+/// The engine's end of a recording and the recording, if the order asks for one.
+fn records(
+    assignment: &Assignment,
+    operator: &Operator,
+) -> (Option<SampleSink>, Option<Recording>) {
+    let Some(records) = assignment.records else { return (None, None) };
+    if operator.record_disk == 0 {
+        return (None, Some(Err("the agent's operator allows none (--record-disk 0)".into())));
+    }
+    let recorded = match records {
+        Records::All => Recorded::All,
+        Records::Errors => Recorded::Errors,
+    };
+    let (sink, recording) = recording::Prepared::new(recorded);
+    (Some(sink), Some(Ok(recording)))
+}
+
 fn prepare(
     assignment: &Assignment,
     plan: Result<Vec<u8>, String>,
     operator: &Operator,
+    samples: Option<SampleSink>,
 ) -> Result<(Arc<Plan>, Prepared), Vec<Problem>> {
     let bytes = plan.map_err(|why| problem(why, ""))?;
     let sent = SentPlan::decode(&bytes).map_err(|problem| vec![problem])?;
@@ -103,7 +136,7 @@ fn prepare(
             .collect());
     }
     let plan = Arc::new(plan);
-    let settings = Settings { lasting: assignment.lasting, ..default_settings() };
+    let settings = Settings { samples, lasting: assignment.lasting, ..default_settings() };
     let prepared = Prepared::new(&plan, &part, settings).map_err(|error| {
         problem(plan.secrets.mask(&error.message), plan.secrets.mask(&error.hint))
     })?;
@@ -112,7 +145,7 @@ fn prepare(
 
 fn run(
     plan: &Arc<Plan>,
-    prepared: Prepared,
+    (prepared, recording): (Prepared, Option<Recording>),
     operator: &Operator,
     order: &Receiver<Nanos>,
     events: &UnboundedSender<WorkEvent>,
@@ -131,7 +164,12 @@ fn run(
     let unread = sampler.unread().to_vec();
     let clock = operator.clock.run_clock(at);
     let mut running = prepared.start_on(clock, Box::new(move || sampler.sample()));
-    let header = header(plan, &running.start_facts(), unread);
+    let start = running.start_facts();
+    let records = recording.map(|own| match own {
+        Ok(own) => Keeping::start(own, operator, plan, start.started_at),
+        Err(why) => Keeping::Nothing(why),
+    });
+    let header = header(plan, &start, unread);
     let _ = events.send(WorkEvent::Started(at, header.to_line()));
     let secrets = plan.secrets_of_all();
     let mut seconds = 0;
@@ -151,5 +189,6 @@ fn run(
         }
     }
     let facts = running.finish();
-    let _ = events.send(WorkEvent::Ended(end_line(&facts, false, seconds)));
+    let end = end_line(&facts, false, seconds);
+    let _ = events.send(WorkEvent::Ended(end, records.map(Keeping::finish)));
 }

@@ -5,6 +5,7 @@
 //! - `local`: `plimsoll fleet`
 //! - `outage`: NATS is away while agents send
 //! - `security`: credentials, TLS, and the permissions of deploy/nats/
+//! - `records`: records of single requests, joined by the coordinator
 //! - `refusals`: what is not there or not allowed
 //! - `resuming`: a coordinator is replaced, and drains all agents
 //! - `views`: metrics, scrapes and objectives of a run over agents
@@ -12,6 +13,7 @@
 mod hostile;
 mod local;
 mod outage;
+mod records;
 mod refusals;
 mod resuming;
 mod security;
@@ -211,13 +213,22 @@ fn agents_send_their_streams_and_the_sum_is_exact() {
     for field in rows[0].as_object().unwrap().keys() {
         assert!(documented.contains(&format!("`agents[].{field}`")), "{field} is not documented");
     }
+    assert!(rows[0]["records"].is_null() && !folder.path().join("out/samples.parquet").exists());
     // The run directory reads like any other.
     let report = command(&["report", out, "--format", "json"]).output().unwrap();
     let again: Value = serde_json::from_slice(&report.stdout).unwrap();
     assert_eq!(
-        (&again["requests"], &again["latency"]),
-        (&summary["requests"], &summary["latency"])
+        (&again["requests"], &again["latency"], &again["agents"], &again["verdict"]),
+        (&summary["requests"], &summary["latency"], &summary["agents"], &summary["verdict"])
     );
+    let text = command(&["report", out]).output().unwrap().stdout;
+    let text = String::from_utf8(text).unwrap();
+    let row = text.lines().find(|line| line.trim_start().starts_with("two ")).unwrap();
+    assert!(row.contains("120") && row.contains(" ms") && row.ends_with("valid"), "{text}");
+    // Not of a part of it.
+    let part = command(&["report", out, "--stream", "eth", "--format", "json"]).output().unwrap();
+    let part: Value = serde_json::from_slice(&part.stdout).unwrap();
+    assert!(part.get("agents").is_none_or(|all| all.as_array().unwrap().is_empty()), "{part:#}");
     for agent in agents {
         agent.signal(Signal::SIGTERM);
         assert_eq!(agent.end(), Some(130));

@@ -23,6 +23,10 @@ impl Summary {
                 Some(at) => format!("{}: its last second ended at {at}", agent.verdict()),
                 None => agent.verdict().into(),
             };
+            let verdict = match agent.records_missing() {
+                Some(missing) => format!("{verdict}; {missing}"),
+                None => verdict,
+            };
             let cells = [
                 grouped(agent.scheduled),
                 percent(agent.share),

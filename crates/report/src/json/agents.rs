@@ -16,6 +16,9 @@ pub(super) struct AgentFile<'a> {
     start_skew_bound_ns: Option<u64>,
     lost_at_ns: Option<u64>,
     unsent: u64,
+    records: Option<u64>,
+    records_missing: Option<u64>,
+    records_missing_why: Option<&'a str>,
 }
 
 impl<'a> AgentFile<'a> {
@@ -32,6 +35,9 @@ impl<'a> AgentFile<'a> {
             start_skew_bound_ns: row.skew.map(|(_, bound)| bound.0),
             lost_at_ns: row.lost.map(|at| at.0),
             unsent: row.unsent,
+            records: row.records.as_ref().map(|own| own.records),
+            records_missing: row.records.as_ref().map(|own| own.missing),
+            records_missing_why: row.records.as_ref().map(|own| own.why.as_str()),
         }
     }
 }

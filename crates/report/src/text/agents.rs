@@ -50,11 +50,10 @@ fn row(agent: &AgentRow) -> Row {
         format!("  {}", agent.verdict()),
     ];
     let row = Row::new(&agent.name, cells).toned(tone);
-    match agent.lost {
-        Some(at) => row.noted(format!(
-            "lost: its last second ended at {at}; {} of its requests are unsent",
-            grouped(agent.unsent)
-        )),
-        None => row,
-    }
+    let lost = agent.lost.map(|at| {
+        let unsent = grouped(agent.unsent);
+        format!("lost: its last second ended at {at}; {unsent} of its requests are unsent")
+    });
+    let notes: Vec<String> = lost.into_iter().chain(agent.records_missing()).collect();
+    if notes.is_empty() { row } else { row.noted(notes.join("; ")) }
 }

@@ -47,6 +47,7 @@ impl Hostile {
             digest: String::new(),
             seed: 1,
             lease_ns: None,
+            records: None,
             members: vec![member],
         };
         let (coordinator, epoch, number) = ("hostile".into(), 1, 1);

@@ -24,6 +24,25 @@ fn as_user(mut command: Command, user: &str) -> Command {
     command
 }
 
+/// The configuration with a user for one host, as deploy/nats/README.md says.
+fn with_host_user(config: &str) -> String {
+    let (_, agent) = config.split_once("AGENT = {").unwrap();
+    let (agent, _) = agent.split_once("\n}\n").unwrap();
+    let mut own = agent.to_string();
+    for subject in ["run.*.report", "records.*"] {
+        let all = format!("plimsoll.default.{subject}.*");
+        assert!(own.contains(&all), "{all}");
+        own = own.replace(&all, &format!("plimsoll.default.{subject}.host-1"));
+    }
+    own = own.replace("agents.*\"", "agents.host-1\"").replace("agent.>", "agent.host-1.>");
+    let user =
+        "{ user: \"acme-host-1\", password: \"acme-host-1-password\", permissions: $OWN_NAME }";
+    let config = config.replace("accounts {", &format!("OWN_NAME = {{{own}\n}}\n\naccounts {{"));
+    let users = "      { user: \"acme-agent\"";
+    assert!(config.contains(users));
+    config.replace(users, &format!("      {user}\n{users}"))
+}
+
 fn names(nats: &Nats, user: &str) -> Vec<String> {
     let (all, stderr) =
         printed(as_user(nats.command(&["agents", "--format", "json"]), user).output().unwrap());
@@ -37,9 +56,9 @@ fn agents_cannot_give_orders_and_tenants_do_not_see_each_other() {
     let folder = Folder::new();
     let config = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/nats/nats-server.conf");
     let config = std::fs::read_to_string(config).unwrap();
-    // The only change: its files are those of the test.
+    // The only changes: its files are those of the test, and a host has a user of its own.
     let (before, after) = config.split_once("  store_dir: \"/var/lib/nats\"\n").unwrap();
-    let config = folder.file("nats-server.conf", before.to_string() + after);
+    let config = folder.file("nats-server.conf", with_host_user(&(before.to_string() + after)));
     let nats = Nats::start_with("nats", &["-c", &config], &PASSWORDS);
     let sim = sim(&["eth", "boba"]);
     let address = sim.address().to_string();
@@ -70,10 +89,17 @@ fn agents_cannot_give_orders_and_tenants_do_not_see_each_other() {
     let file = folder.file("plan.toml", plan(&address, "1s"));
     let out = folder.path().join("out");
     let args = ["run", &file, "--agents", "2", "--format", "json", "--out", out.to_str().unwrap()];
+    let args = [&args[..], &["--record", "all"]].concat();
     let (summary, stderr) =
         printed(as_user(nats.command(&args), "acme-coordinator").output().unwrap());
     assert_eq!((&summary["requests"]["ok"], received(&address)), (&100.into(), 100), "{stderr}");
     agents.iter().for_each(|agent| assert!(!agent.has_logged("iolation"), "nothing is refused"));
+    for agent in summary["agents"].as_array().unwrap() {
+        assert_eq!(
+            (&agent["records"], &agent["records_missing"]),
+            (&agent["scheduled"], &0.into())
+        );
+    }
 
     // Another tenant's run is not there, whatever the tenant calls itself.
     let run = stderr.split_once("run ").unwrap().1.split(' ').next().unwrap();
@@ -97,6 +123,12 @@ fn agents_cannot_give_orders_and_tenants_do_not_see_each_other() {
         "plimsoll.default.run.any.order",
         "$O.plimsoll_default_plans.C.any",
         "$JS.API.STREAM.CREATE.any",
+        "$JS.API.STREAM.CREATE.plimsoll_default_records",
+        "$JS.API.STREAM.PURGE.plimsoll_default_records",
+        "$JS.API.STREAM.MSG.GET.plimsoll_default_records",
+        "$JS.API.DIRECT.GET.plimsoll_default_records",
+        "$JS.API.CONSUMER.CREATE.plimsoll_default_records",
+        "$JS.API.CONSUMER.CREATE.plimsoll_default_records.any.plimsoll.default.records.any.two",
         "$JS.API.STREAM.UPDATE.plimsoll_default",
         "$JS.API.STREAM.DELETE.plimsoll_default",
         "$JS.API.STREAM.PURGE.plimsoll_default",
@@ -109,6 +141,17 @@ fn agents_cannot_give_orders_and_tenants_do_not_see_each_other() {
         assert!(!raw.may_publish(subject), "an agent may publish to {subject}");
     }
     assert!(raw.may_publish("plimsoll.default.run.any.report.one"));
+    assert!(raw.may_publish("plimsoll.default.records.any.one"));
+    // A host's own user reports and stores in its own name only.
+    let mut own = Raw::connect(&nats, "acme-host-1");
+    for subject in [
+        "plimsoll.default.run.any.report",
+        "plimsoll.default.records.any",
+        "$KV.plimsoll_default_agents",
+    ] {
+        assert!(own.may_publish(&format!("{subject}.host-1")), "{subject}");
+        assert!(!own.may_publish(&format!("{subject}.one")), "{subject}");
+    }
     for subject in [">", "plimsoll.>", &order, "_INBOX.>", "_INBOX.plimsoll.default.coordinator.>"]
     {
         let errors = raw.errors(&format!("SUB {subject} 1\r\n"));
