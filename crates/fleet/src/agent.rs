@@ -5,7 +5,8 @@
 //! plan's end, keeps its reports until they are stored, and waits for orders again.
 //!
 //! If its shards would be handed over when it is silent, it has a lease: after this time without confirmation
-//! that one of its seconds was stored, it stops sending for good, because others may own its shards then.
+//! that one of its seconds was stored, it stops sending for good, because others may own its shards then. It also has one
+//! if its loss stops the run: orders to stop do not reach it while it is cut off.
 
 use crate::message::{
     Order, OrderKind, Problem, Records, Report, ReportKind, StoredRecords, part_from_wire,
@@ -154,7 +155,9 @@ impl Agent {
         }
         self.place = place;
         let mut actions = Vec::new();
-        if let OrderKind::Begin { digest, seed, lease_ns, records, members } = &order.what {
+        if let OrderKind::Begin { digest, seed, lease_ns, hands_over, records, members } =
+            &order.what
+        {
             let own =
                 members.iter().find(|own| own.name == self.name && own.session == self.session);
             if let Some(own) = own
@@ -165,7 +168,7 @@ impl Agent {
                     digest: digest.clone(),
                     seed: *seed,
                     part: own.part.clone(),
-                    lasting: lease_ns.is_some(),
+                    lasting: *hands_over,
                     records: *records,
                 };
                 self.begin(order, assignment, lease_ns.map(Nanos), now, &mut actions);

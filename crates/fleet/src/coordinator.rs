@@ -20,6 +20,10 @@
 //! of its seconds was confirmed for [`LEASE`]; the coordinator, which has seen what was confirmed, hands over
 //! at [`LEASE`] after the last second that it has read, or later. Run clocks agree to within milliseconds, and
 //! the margin is seconds, so the owners of a shard never overlap, whichever messages were lost or delayed.
+//!
+//! If the loss of an agent stops the run, agents have the same lease: no order to stop reaches one that is cut off, so it
+//! stops by itself, before the coordinator takes it for lost and stops the others. Confirmations come from NATS, not from the
+//! coordinator: without a coordinator agents send on, and another one can take over.
 
 mod members;
 mod reading;
@@ -39,7 +43,7 @@ use std::sync::Arc;
 pub const PREPARE_MAX: Nanos = Nanos::from_secs(60);
 /// Time from the order to start until the clock starts: enough for the order to reach every agent.
 const START_LEAD: Nanos = Nanos::from_secs(2);
-/// How long an agent sends on without confirmation, if its shards would be handed over.
+/// How long an agent sends on without confirmation, if its loss has others take over its shards, or stops them.
 pub(crate) const LEASE: Nanos = Nanos::from_secs(10);
 /// A member is lost if the log has no second of it for this long: longer than its lease, so that it has
 /// stopped.
@@ -268,11 +272,12 @@ impl Coordinator {
             Role::Began => {
                 if !self.asked.begin {
                     self.asked.begin = true;
-                    let lease = self.on_loss == OnAgentLoss::Rebalance;
+                    let lease = self.on_loss != OnAgentLoss::Continue;
                     let what = OrderKind::Begin {
                         digest: self.digest.clone(),
                         seed: self.plan.seed,
                         lease_ns: lease.then_some(LEASE.0),
+                        hands_over: self.on_loss == OnAgentLoss::Rebalance,
                         records: self.records,
                         members: std::mem::take(&mut self.to_begin),
                     };

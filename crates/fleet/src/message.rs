@@ -70,8 +70,11 @@ pub enum OrderKind {
         /// The seed of all random choices.
         seed: u64,
         /// How long an agent sends on without confirmation that its seconds were stored; `None`: to the
-        /// plan's end. Set if lost shards are handed over, so that no arrival has two owners.
+        /// plan's end. Set if lost shards are handed over, so that no arrival has two owners, and if the loss of an
+        /// agent stops all, so that it stops as well.
         lease_ns: Option<u64>,
+        /// Whether lost shards are handed over: agents then wait for those of others to the plan's end.
+        hands_over: bool,
         /// Which requests agents record one by one, for the coordinator to fetch afterwards.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         records: Option<Records>,
@@ -456,6 +459,7 @@ mod tests {
             digest: "00".into(),
             seed: 1 << 53,
             lease_ns: Some(10_000_000_000),
+            hands_over: true,
             records: Some(Records::Errors),
             members: vec![member],
         };

@@ -178,6 +178,22 @@ fn an_agent_that_was_cut_off_delivers_what_it_recorded() {
     };
     let (lost, notes) = run("continue", 40);
     assert_eq!((lost, notes.len()), (0, 1), "{notes:?}");
+    // The loss stops all, and the agent stops by itself: it sends nothing once its lease is over.
+    let mut world = World::new(&plan("abort"), 42);
+    world.run_until(secs(10));
+    let cut = world.now;
+    world.agents[4].2.as_mut().unwrap().link.cut_until = cut + secs(40);
+    let lease = crate::coordinator::LEASE;
+    world.run_until(cut - BEGIN + lease);
+    let stopped = world.sent.len();
+    assert!(
+        world.agents.iter().flat_map(|own| &own.2).filter(|own| own.engine.is_some()).count() == 9
+    );
+    world.run_until(cut - BEGIN + LOSS_AFTER + secs(4));
+    assert!(world.sent.len() > stopped, "the others stop only once it is lost");
+    assert!(world.agents.iter().flat_map(|own| &own.2).all(|own| own.engine.is_none()));
+    world.run_until(LIMIT);
+    assert!(world.check(42) > 0);
     // It must not send while others may own its shards, and others take over once.
     let (lost, notes) = run("rebalance", 41);
     assert!(lost > 0 && notes[0].contains("take over"), "{lost} {notes:?}");

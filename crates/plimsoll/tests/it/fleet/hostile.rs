@@ -47,6 +47,7 @@ impl Hostile {
             digest: String::new(),
             seed: 1,
             lease_ns: None,
+            hands_over: false,
             records: None,
             members: vec![member],
         };
