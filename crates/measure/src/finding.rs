@@ -105,7 +105,7 @@ pub struct Finding {
     pub to: Nanos,
 }
 
-/// The first error of a class, or of an unexpected HTTP status at a target, for people to read.
+/// One of the first errors of a class, or the first of an unexpected HTTP status at a target, for people to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
     /// The error's class.
@@ -119,11 +119,64 @@ pub struct Note {
 }
 
 impl Note {
-    /// Maximum number of notes of a run. Classes are noted first, whatever the number of statuses.
-    pub const MAX: usize = ErrorClass::ALL.len() + 64;
+    /// Maximum number of notes of a class, whose texts differ: a class may have several causes.
+    pub const OF_CLASS_MAX: usize = 3;
+    /// Maximum number of notes of statuses, whatever the classes.
+    pub const STATUSES_MAX: usize = 64;
+    /// Maximum number of notes of a run.
+    pub const MAX: usize = ErrorClass::ALL.len() * Note::OF_CLASS_MAX + Note::STATUSES_MAX;
 
-    /// Whether it is the note of this class, target and status. Only statuses are noted by target.
-    pub fn is_of(&self, class: ErrorClass, target: &str, status: Option<u16>) -> bool {
-        self.class == class && self.status == status && (status.is_none() || self.target == target)
+    /// Whether these notes say enough about its kind: an answer of its status and target, or an error of
+    /// its class with a similar text, or as many as are shown.
+    pub fn is_covered_by(&self, notes: &[Note]) -> bool {
+        let mut own =
+            notes.iter().filter(|own| own.class == self.class && own.status == self.status);
+        if self.status.is_some() {
+            let all = notes.iter().filter(|own| own.status.is_some()).count();
+            return all >= Note::STATUSES_MAX || own.any(|own| own.target == self.target);
+        }
+        let others = own.clone().count();
+        others >= Note::OF_CLASS_MAX || own.any(|own| is_similar(&own.text, &self.text))
+    }
+}
+
+/// Whether two texts differ at most in words with digits, such as ids, times and addresses.
+fn is_similar(a: &str, b: &str) -> bool {
+    fn words(text: &str) -> impl Iterator<Item = &str> {
+        let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+        words.map(|word| if word.contains(|c: char| c.is_ascii_digit()) { "0" } else { word })
+    }
+    words(a).eq(words(b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_of_a_class_differ_in_more_than_numbers() {
+        let note = |text: &str| Note {
+            class: ErrorClass::Protocol,
+            target: "t".into(),
+            status: None,
+            text: text.into(),
+        };
+        let mut notes = vec![note("status 200, body \"id\":17 at 0x1f")];
+        let check = |notes: &[Note], text: &str, expected: bool| {
+            assert_eq!(note(text).is_covered_by(notes), expected, "{text}");
+        };
+        check(&notes, "status 502, body \"id\":5 at 0xff", true);
+        check(&notes, "status 200, body \"no\":5 at 0xff", false);
+        check(&notes, "", false);
+        notes.extend([note("b"), note("c")]);
+        check(&notes, "d", true);
+        let other = Note { class: ErrorClass::Reset, ..note("d") };
+        assert!(!other.is_covered_by(&notes));
+        // Statuses are noted by target, whatever their text is.
+        let status = Note { class: ErrorClass::Status, status: Some(503), ..note("x") };
+        notes.push(status.clone());
+        assert!(Note { text: "y".into(), ..status.clone() }.is_covered_by(&notes));
+        assert!(!Note { target: "u".into(), ..status.clone() }.is_covered_by(&notes));
+        assert!(!Note { status: Some(500), ..status }.is_covered_by(&notes));
     }
 }

@@ -332,7 +332,7 @@ pub struct Snapshot {
     pub scrapes: Vec<Scraped>,
     /// Followed logs, in plan order; may be shorter than the plan's list, as `scrapes`.
     pub logs: Vec<Followed>,
-    /// The first error of each class, as reported by the system or the target, and the first
+    /// The first errors of each class that differ, as reported by the system or the target, and the first
     /// unexpected answer by target and status; at most [`Note::MAX`].
     pub notes: Vec<Note>,
     /// Arrivals that were not recorded, because the recording thread did not keep up.
@@ -413,12 +413,10 @@ impl Snapshot {
         self.logs[place].append(next);
     }
 
-    /// Adds notes, unless there is one of the same kind.
+    /// Adds notes, unless there are enough of the same kind.
     pub fn note(&mut self, notes: &[Note]) {
         for note in notes {
-            let Note { class, target, status, .. } = note;
-            let known = self.notes.iter().any(|known| known.is_of(*class, target, *status));
-            if !known && self.notes.len() < Note::MAX {
+            if !note.is_covered_by(&self.notes) {
                 self.notes.push(note.clone());
             }
         }

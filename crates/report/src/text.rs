@@ -27,6 +27,7 @@ use crate::figures::TIME_STATS;
 use crate::objectives::percent;
 use crate::summary::Summary;
 use crate::tone::Tone;
+pub(crate) use failures::examples;
 pub use page::Line;
 use page::{Page, toned};
 use plimsoll_measure::units::{counted, grouped};

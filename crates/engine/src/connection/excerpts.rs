@@ -3,13 +3,13 @@
 //! A body that no check reads is discarded as it arrives; of these answers, the beginning is kept. Later
 //! answers of the same kind cost a comparison and no memory.
 
-use plimsoll_measure::{ErrorClass, Listed, Note};
+use plimsoll_measure::Note;
 use plimsoll_plan::{Plan, StatusRange};
 
 /// Maximum length of a beginning, in bytes.
 pub(crate) const EXCERPT_MAX: usize = 256;
 /// Maximum number of answers noted by a worker.
-const NOTED_MAX: usize = Note::MAX - ErrorClass::ALL.len();
+const NOTED_MAX: usize = Note::STATUSES_MAX;
 
 /// The answers that a worker notes. The default notes none.
 #[derive(Default)]

@@ -161,7 +161,11 @@ impl<S: System> Dispatcher<S> {
                     let is_status = step.fails_with(ErrorClass::Status);
                     let mistaken = answer.first && !is_status;
                     if let Step::Finish(Judgement { outcome: Err(cause), .. }) = &step
-                        && if is_status { answer.first } else { self.notebook.wants(cause.class) }
+                        && if is_status {
+                            answer.first
+                        } else {
+                            self.notebook.wants(cause.class, cause.fault)
+                        }
                     {
                         let mut secrets = arrival.exchange.secrets(&self.shared.plan);
                         if let Some(location) = answer.location {
@@ -176,7 +180,7 @@ impl<S: System> Dispatcher<S> {
                             }
                             None => format!("status {status}{body}"),
                         };
-                        let kind = (cause.class, is_status.then_some(status));
+                        let kind = (cause.class, cause.fault, is_status.then_some(status));
                         self.notebook.note(&self.shared, arrival, kind, text);
                     }
                     if mistaken {

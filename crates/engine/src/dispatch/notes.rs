@@ -1,7 +1,8 @@
-//! Details for people to read: the first error of each class, the first unexpected status by target and
-//! status, and traces of complete exchanges.
+//! Details for people to read: the first errors of each class that differ, the first unexpected status by target
+//! and status, and traces of complete exchanges.
 //!
-//! None is on the hot path: each error is noted once, and exchanges are traced only on request.
+//! None is on the hot path: of each class, the first [`LOOKED_MAX`] errors are looked at, and later ones only if
+//! they are the first with their fault; exchanges are traced only on request.
 
 use super::Dispatcher;
 use crate::arrival::{Arrival, Id};
@@ -15,11 +16,24 @@ use plimsoll_measure::units::grouped;
 use plimsoll_measure::{ErrorClass, Fault, Listed, Note};
 use plimsoll_plan::Secrets;
 
+/// How many errors of a class are looked at: describing them costs a microsecond each.
+const LOOKED_MAX: u32 = 100;
+
+/// What was noted of a class.
+#[derive(Default)]
+struct OfClass {
+    /// How many errors were looked at, and their faults.
+    looked: u32,
+    faults: u128,
+    notes: Vec<Note>,
+}
+
+const _: () = assert!(Fault::ALL.len() <= u128::BITS as usize, "a bit for each fault");
+
 /// Error notes and traces collected since the last report.
 #[derive(Default)]
 pub(super) struct Notebook {
-    /// Classes of which an error was noted.
-    noted: [bool; ErrorClass::ALL.len()],
+    classes: [OfClass; ErrorClass::ALL.len()],
     notes: Vec<Note>,
     /// The arrivals that are being traced.
     pub(super) tracing: Vec<Id>,
@@ -27,10 +41,12 @@ pub(super) struct Notebook {
 }
 
 impl Notebook {
-    /// Whether no error of this class has been noted.
+    /// Whether an error of this class may say something new.
     #[inline]
-    pub(super) fn wants(&self, class: ErrorClass) -> bool {
-        !self.noted[class.index()]
+    pub(super) fn wants(&self, class: ErrorClass, fault: Option<Fault>) -> bool {
+        let own = &self.classes[class.index()];
+        let is_new = own.looked < LOOKED_MAX || own.faults & bit(fault) != bit(fault);
+        is_new && own.notes.len() < Note::OF_CLASS_MAX
     }
 
     /// The notes since the last call.
@@ -38,19 +54,33 @@ impl Notebook {
         std::mem::take(&mut self.notes)
     }
 
-    /// Notes an error, without secrets that the target has repeated. `status` is that of an answer whose class is `status`.
+    /// Notes an error that says something new, without secrets that the target has repeated. `status` is that of an answer
+    /// whose class is `status`.
     pub(super) fn note(
         &mut self,
         shared: &Shared,
         arrival: &Arrival,
-        (class, status): (ErrorClass, Option<u16>),
+        (class, fault, status): (ErrorClass, Option<Fault>, Option<u16>),
         text: String,
     ) {
-        self.noted[class.index()] = true;
         let text = arrival.exchange.secrets(&shared.plan).mask(&text);
         let target = shared.plan.targets[arrival.target as usize].name.clone();
-        self.notes.push(Note { class, target, status, text });
+        let note = Note { class, target, status, text };
+        if status.is_none() {
+            let own = &mut self.classes[class.index()];
+            own.looked += 1;
+            own.faults |= bit(fault);
+            if note.is_covered_by(&own.notes) {
+                return;
+            }
+            own.notes.push(note.clone());
+        }
+        self.notes.push(note);
     }
+}
+
+fn bit(fault: Option<Fault>) -> u128 {
+    fault.map_or(0, |fault| 1 << fault.index())
 }
 
 impl<S: System> Dispatcher<S> {
@@ -59,7 +89,7 @@ impl<S: System> Dispatcher<S> {
     }
 
     pub(super) fn note_failure(&mut self, id: Id, failure: &Failure) {
-        if !self.notebook.wants(failure.class) {
+        if !self.notebook.wants(failure.class, failure.fault) {
             return;
         }
         let text = match (&failure.error, failure.fault) {
@@ -80,13 +110,18 @@ impl<S: System> Dispatcher<S> {
             }
             (None, None) => failure.class.to_string(),
         };
-        self.notebook.note(&self.shared, &self.arrivals[id], (failure.class, None), text);
+        self.notebook.note(
+            &self.shared,
+            &self.arrivals[id],
+            (failure.class, failure.fault, None),
+            text,
+        );
     }
 
     /// Notes that an arrival's time is over, and how much it was given.
     pub(super) fn note_timeout(&mut self, id: Id, cause: Cause) {
         let arrival = &self.arrivals[id];
-        if !self.notebook.wants(cause.class) {
+        if !self.notebook.wants(cause.class, cause.fault) {
             return;
         }
         let timeout = self.shared.plan.timeout;
@@ -127,7 +162,7 @@ impl<S: System> Dispatcher<S> {
             }
             (class, _) => class.to_string(),
         };
-        self.notebook.note(&self.shared, arrival, (cause.class, None), text);
+        self.notebook.note(&self.shared, arrival, (cause.class, cause.fault, None), text);
     }
 
     pub(super) fn end_trace(&mut self, key: usize, id: Id) {

@@ -7,7 +7,7 @@ use crate::objectives::percent;
 use crate::seconds::Seconds;
 use crate::summary::{Group, Summary};
 use crate::text::groups::{fails, tone_of, worst_first};
-use crate::text::{Extent, Notes, Row, Table, clean, rate, shown, to_the_second};
+use crate::text::{Extent, Notes, Row, Table, clean, examples, rate, shown, to_the_second};
 use crate::tone::Tone;
 use plimsoll_measure::units::{counted, grouped};
 use plimsoll_measure::{Histogram, Note, Snapshot};
@@ -294,10 +294,10 @@ impl Summary {
             errors.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
             for (class, n) in errors {
                 let of = |note: &&Note| note.class == class && note.target == group.name;
-                let note = self.notes().find(of).map(|note| clean(&note.text));
+                let note = examples(class, self.notes().filter(of).map(|note| clean(&note.text)));
                 let share = percent(n as f64 / group.stats.requests.scheduled.max(1) as f64);
                 let side = self.verdict.side_of(class).to_string();
-                let cells = [class.to_string(), side, grouped(n), share, note.unwrap_or_default()];
+                let cells = [class.to_string(), side, grouped(n), share, note];
                 table.row(&clean(&group.name), &cells, Tone::Bad);
             }
         }

@@ -75,13 +75,13 @@ impl Summary {
         errors.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
         let more = extent.more(errors.len(), [" class", " classes"]);
         let row = |(class, n): (ErrorClass, u64)| {
-            let note = self.notes().find(|note| note.class == class);
-            let note = note.map(noted);
+            let of_class = self.notes().filter(|note| note.class == class);
+            let note = examples(class, of_class.map(noted));
             let when = self.errors.iter().find(|(seen, _)| *seen == class);
             let when = when.map(|(_, seconds)| seconds.since(self.facts.warmup).to_string());
             let when = when.unwrap_or("–".into());
             Row::new(class.to_string(), [self.verdict.side_of(class).to_string(), grouped(n), when])
-                .noted(note.unwrap_or_default())
+                .noted(note)
                 .toned(Tone::Bad)
         };
         let rows = errors.into_iter().take(extent.rows).map(row).collect();
@@ -195,6 +195,12 @@ fn phrases(run: &str, objective: &Objective, result: &str) -> Vec<String> {
         *last += &format!(": {result}");
     }
     phrases
+}
+
+/// The notes of a class in one text. Statuses have a table of their own, which has all but the first.
+pub(crate) fn examples(class: ErrorClass, notes: impl Iterator<Item = String>) -> String {
+    let most = if class == ErrorClass::Status { 1 } else { Note::OF_CLASS_MAX };
+    notes.take(most).collect::<Vec<_>>().join("; also: ")
 }
 
 /// A note, with the target that it concerns.

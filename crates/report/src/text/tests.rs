@@ -288,6 +288,21 @@ fn a_pipe_gets_the_widest_report() {
     );
 }
 
+/// A class may have several causes; what was noted of another class or beyond three is not shown with it.
+#[test]
+fn up_to_three_errors_of_a_class_are_quoted() {
+    let mut summary = full();
+    for text in ["Broken pipe", "stream reset", "a fourth"] {
+        let note = Note { text: text.into(), ..summary.total.notes[0].clone() };
+        summary.total.notes.push(note);
+    }
+    let other = Note { class: ErrorClass::Tls, ..summary.total.notes[0].clone() };
+    summary.total.notes.insert(1, other);
+    let text = unwrapped(&summary.to_text(None, usize::MAX, false));
+    let quoted = "reset by peer (boba); also: Broken pipe (boba); also: stream reset (boba)";
+    assert!(text.contains(quoted) && !text.contains("a fourth"), "{text}");
+}
+
 #[test]
 fn notes_are_cut_only_on_long_reports() {
     let mut summary = full();
