@@ -59,5 +59,5 @@ pub use connection::Traced;
 pub use control::{CommandError, Control};
 pub use feed::{Feed, Feeder};
 pub use prepare::{Prepared, Settings, Spin, StartError, descriptors_needed};
-pub use running::{HostProbe, RunError, Running, Second, TraceRecord};
+pub use running::{HostProbe, Next, RunError, Running, Second, TraceRecord, Waker};
 pub use sampling::{Recorded, SampleBlock, SampleSink};

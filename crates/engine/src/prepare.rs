@@ -6,9 +6,10 @@ use crate::control::{Assignments, Control};
 use crate::feed::Feed;
 use crate::pool::{Limits, Name, Pool};
 use crate::request::{Request, Style, opening_of, tls_start};
-use crate::running::{FromWorker, HostProbe, Running, Started};
+use crate::running::{FromWorker, HostProbe, Running, Started, Waker};
 use crate::sampling::{SampleSink, Sampling};
 use crate::source::Source;
+use crate::standing::Firsts;
 use crate::system::resolve::{self, is_literal, lookup};
 use crate::threads::{NO_THREADS, WorkerThreads};
 use nix::sched::{CpuSet, sched_getaffinity};
@@ -93,6 +94,8 @@ pub(crate) struct Shared {
     pub(crate) redirects_slot: usize,
     /// Maximum number of idle connections to an origin, per worker.
     pub(crate) idle_max: Option<usize>,
+    /// By target, if its exchanges stay open: when messages were first received.
+    pub(crate) firsts: Vec<Option<Firsts>>,
     pub(crate) capture: Option<Capture>,
     pub(crate) feed: Option<Feed>,
 }
@@ -112,9 +115,14 @@ impl Shared {
             request.number = Some(number);
             request
         };
+        let firsts = plan
+            .targets
+            .iter()
+            .map(|target| plan.streams[target.stream].sockets.is_some().then(Firsts::new));
         let share = |max: u64| (max as usize).div_ceil(workers.max(1));
         Shared {
             requests: (0..).zip(&plan.requests).map(compile).collect(),
+            firsts: firsts.collect(),
             plan: plan.clone(),
             tls,
             workers,
@@ -203,6 +211,7 @@ pub struct Prepared {
     plan: Arc<Plan>,
     control: Control,
     inbox: Receiver<FromWorker>,
+    waker: Waker,
     emptied: Vec<Sender<Snapshot>>,
     gates: Vec<Sender<Clock>>,
     threads: Vec<JoinHandle<()>>,
@@ -289,6 +298,7 @@ impl Prepared {
             plan: plan.clone(),
             control: Control::new(assignments, spawned.mailboxes),
             inbox: spawned.inbox,
+            waker: Waker::new(&spawned.reports),
             emptied: spawned.emptied,
             gates: spawned.gates,
             threads: spawned.handles,
@@ -334,6 +344,7 @@ impl Prepared {
             control: self.control,
             started_at,
             inbox: self.inbox,
+            waker: self.waker,
             emptied: self.emptied,
             threads: self.threads,
             probe,
@@ -457,7 +468,7 @@ fn check_sources(plan: &Plan) -> Result<(), StartError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::running::Report;
+    use crate::running::{Next, Report};
     use crate::threads::report_failure;
     use plimsoll_measure::{HostSample, Nanos};
     use plimsoll_plan::{Document, Variables};
@@ -503,11 +514,18 @@ mod tests {
             control: Control::new(assignments, Vec::new()),
             started_at: WallClock { unix_ns: 0 },
             inbox,
+            waker: Waker::new(&reports),
             emptied: vec![channel().0, channel().0],
             threads: Vec::new(),
             probe: Box::new(HostSample::default),
             forced: Vec::new(),
         });
+        running.waker().wake();
+        assert!(
+            matches!(running.next_or_wake(), Ok(Next::Woken)),
+            "although no second is complete"
+        );
+        running.waker().wake();
         // One worker has reported a second; the other never does.
         let report =
             Report { worker: 0, counts: plan.blank_snapshot(), last: None, traces: Vec::new() };

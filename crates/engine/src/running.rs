@@ -48,6 +48,33 @@ pub struct Second {
     pub traces: Vec<TraceRecord>,
 }
 
+/// What [`Running::next_or_wake`] has waited for.
+#[derive(Debug)]
+pub enum Next {
+    /// A second is complete.
+    Second(Box<Second>),
+    /// A [`Waker`] was used.
+    Woken,
+    /// Every arrival has ended.
+    Ended,
+}
+
+/// Wakes the thread that waits for the next second; usable from other threads.
+#[derive(Clone)]
+pub struct Waker(Sender<FromWorker>);
+
+impl Waker {
+    pub(crate) fn new(reports: &Sender<FromWorker>) -> Waker {
+        Waker(reports.clone())
+    }
+
+    /// Makes [`Running::next_or_wake`] return [`Next::Woken`] once.
+    pub fn wake(&self) {
+        // The receiver is gone if the run has ended.
+        let _ = self.0.send(FromWorker::Wake);
+    }
+}
+
 /// A failure that ended a run after its start.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("worker {worker} {why}")]
@@ -67,8 +94,9 @@ pub(crate) struct Report {
     pub(crate) traces: Vec<TraceRecord>,
 }
 
-/// A message from a worker's thread.
+/// A message from a worker's thread, or from a waker.
 pub(crate) enum FromWorker {
+    Wake,
     Report(Box<Report>),
     Failed(RunError),
 }
@@ -116,6 +144,7 @@ pub struct Running {
     control: Control,
     started_at: WallClock,
     inbox: Receiver<FromWorker>,
+    waker: Waker,
     workers: Vec<Link>,
     threads: Vec<JoinHandle<()>>,
     probe: HostProbe,
@@ -136,6 +165,7 @@ pub(crate) struct Started {
     pub(crate) control: Control,
     pub(crate) started_at: WallClock,
     pub(crate) inbox: Receiver<FromWorker>,
+    pub(crate) waker: Waker,
     pub(crate) emptied: Vec<Sender<Snapshot>>,
     pub(crate) threads: Vec<JoinHandle<()>>,
     pub(crate) probe: HostProbe,
@@ -144,11 +174,12 @@ pub(crate) struct Started {
 
 impl Running {
     pub(crate) fn new(started: Started) -> Running {
-        let Started { plan, control, started_at, inbox, emptied, threads, probe, forced } = started;
+        let Started { plan, control, started_at, inbox, waker, emptied, .. } = started;
+        let Started { threads, probe, forced, .. } = started;
         let link = |emptied| Link { queue: VecDeque::new(), emptied, ended: false };
         let workers = emptied.into_iter().map(link).collect();
         let facts = Facts::default();
-        Running { plan, control, started_at, inbox, workers, threads, probe, facts, forced }
+        Running { plan, control, started_at, inbox, waker, workers, threads, probe, facts, forced }
     }
 
     /// What is known about the run when it starts.
@@ -166,18 +197,38 @@ impl Running {
         self.control.clone()
     }
 
+    /// What wakes [`Running::next_or_wake`].
+    pub fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
     /// Waits for the next second; returns `None` when every arrival has ended.
+    ///
+    /// # Errors
+    /// As [`Running::next_or_wake`].
+    pub fn next_second(&mut self) -> Result<Option<Second>, RunError> {
+        loop {
+            match self.next_or_wake()? {
+                Next::Second(second) => return Ok(Some(*second)),
+                Next::Woken => {}
+                Next::Ended => return Ok(None),
+            }
+        }
+    }
+
+    /// Waits for the next second, or until a waker is used.
     ///
     /// # Errors
     /// If a worker fails before its arrivals have ended. The other workers are stopped; the seconds
     /// returned before are complete.
-    pub fn next_second(&mut self) -> Result<Option<Second>, RunError> {
+    pub fn next_or_wake(&mut self) -> Result<Next, RunError> {
         // A second is complete when every worker has reported it or has ended.
         while self.workers.iter().any(|link| link.queue.is_empty() && !link.ended) {
             match self.inbox.recv() {
                 Ok(FromWorker::Report(report)) => {
                     self.workers[report.worker].queue.push_back(report);
                 }
+                Ok(FromWorker::Wake) => return Ok(Next::Woken),
                 Ok(FromWorker::Failed(error)) => {
                     self.control.stop();
                     self.control.stop();
@@ -204,9 +255,9 @@ impl Running {
                 None => second = Some(Second { counts, traces }),
             }
         }
-        let Some(mut second) = second else { return Ok(None) };
+        let Some(mut second) = second else { return Ok(Next::Ended) };
         self.complete(&mut second.counts);
-        Ok(Some(second))
+        Ok(Next::Second(Box::new(second)))
     }
 
     /// Adds the data that workers do not have, and checks the accounting identities.

@@ -24,7 +24,7 @@ use crate::dispatch::Dispatcher;
 use crate::pool::{Name, Pool};
 use crate::prepare::{Shared, Spin};
 use crate::request::{opening_of, tls_start};
-use crate::running::{Reporter, Running, Started};
+use crate::running::{Reporter, Running, Started, Waker};
 use crate::sampling::{Recorded, SampleSink, Sampling};
 use crate::source::Source;
 use crate::worker::Worker;
@@ -100,6 +100,7 @@ fn run(mut script: Script) -> Outcome {
     let system = SimSystem(world.clone());
     let (reports, inbox) = channel();
     let (emptied, take_back) = channel();
+    let waker = Waker::new(&reports);
     let reporter = Reporter::new(0, plan.blank_snapshot(), reports, take_back);
     let (sink, samples) = SampleSink::holding(Recorded::All, SAMPLE_BLOCKS);
     let sampling = Some(Sampling::new(0, &sink));
@@ -113,6 +114,7 @@ fn run(mut script: Script) -> Outcome {
         control: Control::new(assignments, Vec::new()),
         started_at: WallClock { unix_ns: 0 },
         inbox,
+        waker,
         emptied: vec![emptied],
         threads: Vec::new(),
         probe: Box::new(HostSample::default),

@@ -15,11 +15,14 @@
 use plimsoll_measure::{Nanos, Order};
 use plimsoll_plan::Topic;
 use plimsoll_rpc::json;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How many messages an exchange remembers, at 16 bytes each.
 const RECENT: usize = 16;
 /// How many numbers a target remembers the first receipt of.
 const FIRSTS: usize = 64;
+/// Bits of the time of a first receipt: microseconds of twelve days.
+const TIME_BITS: u32 = 40;
 
 /// The state of an exchange that has opened and stays open.
 #[derive(Debug)]
@@ -167,24 +170,41 @@ impl Said {
     }
 }
 
-/// When each of the last numbers was first received by any exchange of a target, on this worker.
+/// When each of the last numbers was first received by any exchange of a target, on any worker.
+///
+/// Workers share it without a lock, since one word has both the time and 24 bits of a hash of the message. Two messages
+/// whose numbers differ by a multiple of [`FIRSTS`] and that have the same hash, one in 16 million, are taken
+/// for one.
 #[derive(Debug)]
-pub(crate) struct Firsts(Box<[((u64, u64), Nanos)]>);
+pub(crate) struct Firsts(Box<[AtomicU64]>);
 
 impl Firsts {
     pub(crate) fn new() -> Firsts {
-        Firsts(vec![((0, 0), Nanos::ZERO); FIRSTS].into())
+        Firsts((0..FIRSTS).map(|_| AtomicU64::new(0)).collect())
     }
 
     /// The time since the first receipt of a message by another exchange; `None` if this is the first.
-    pub(crate) fn since(&mut self, said: &Said, now: Nanos) -> Option<Nanos> {
-        let key = said.key()?;
-        let (own, at) = &mut self.0[(key.0 % FIRSTS as u64) as usize];
-        if *own == key {
-            return Some(now - *at);
+    #[inline]
+    pub(crate) fn since(&self, said: &Said, now: Nanos) -> Option<Nanos> {
+        let (number, identity) = said.key()?;
+        let place = &self.0[(number % FIRSTS as u64) as usize];
+        let hash = (number ^ identity.rotate_left(32)).wrapping_mul(SPREAD) >> TIME_BITS;
+        // Zero is for nothing received.
+        let hash = hash.max(1);
+        let time_of = |word: u64| {
+            let micros = word & ((1 << TIME_BITS) - 1);
+            (word >> TIME_BITS == hash).then(|| now - Nanos(micros * 1_000))
+        };
+        let word = place.load(Ordering::Relaxed);
+        if let Some(since) = time_of(word) {
+            return Some(since);
         }
-        (*own, *at) = (key, now);
-        None
+        let own = hash << TIME_BITS | (now.0 / 1_000) & ((1 << TIME_BITS) - 1);
+        match place.compare_exchange(word, own, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => None,
+            // Another worker was first.
+            Err(word) => time_of(word),
+        }
     }
 }
 
@@ -205,9 +225,11 @@ fn unix(stamp: u64) -> Option<Nanos> {
     stamp.checked_mul(scale).map(Nanos)
 }
 
+/// Multiplied with it, a number is spread over all bits.
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// 64 bits of a text; never zero. A multiplication for each 8 bytes spreads them.
 fn fingerprint(text: &[u8]) -> u64 {
-    const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
     let mix = |hash: u64, word: u64| (hash.rotate_left(29) ^ word).wrapping_mul(SPREAD);
     let (words, rest) = text.as_chunks::<8>();
     let hash =
@@ -306,10 +328,28 @@ mod tests {
         assert_eq!(said.unix, Some(Nanos::from_secs(16)));
         assert_eq!(unix(1_700_000_000_123), Some(Nanos::from_millis(1_700_000_000_123)));
         assert_eq!(unix(u64::MAX), None);
-        let mut firsts = Firsts::new();
-        assert_eq!(firsts.since(&said, Nanos(10)), None);
-        assert_eq!(firsts.since(&said, Nanos(25)), Some(Nanos(15)));
-        assert_eq!(firsts.since(&head(5, "b"), Nanos(30)), None, "another block");
-        assert_eq!(firsts.since(&Said::default(), Nanos(30)), None, "no number");
+        let firsts = Firsts::new();
+        assert_eq!(firsts.since(&said, Nanos(10_000)), None);
+        assert_eq!(firsts.since(&said, Nanos(25_500)), Some(Nanos(15_500)));
+        assert_eq!(firsts.since(&head(5, "b"), Nanos(30_000)), None, "another block");
+        assert_eq!(firsts.since(&head(5, "b"), Nanos(29_000)), Some(Nanos::ZERO), "read before");
+        assert_eq!(firsts.since(&head(5 + 64, "b"), Nanos(40_000)), None, "another number");
+        assert_eq!(firsts.since(&Said::default(), Nanos(30_000)), None, "no number");
+    }
+
+    /// Of the workers that receive a message at the same time, one is the first.
+    #[test]
+    fn one_worker_is_the_first() {
+        let firsts = Firsts::new();
+        let work =
+            || (0..1_000).filter(|n| firsts.since(&head(*n, "a"), Nanos(*n)).is_none()).count();
+        let count: usize = std::thread::scope(|scope| {
+            let workers = [(); 4].map(|()| scope.spawn(work));
+            workers.into_iter().map(|worker| worker.join().unwrap()).sum()
+        });
+        assert!(count >= 1_000, "{count}");
+        let again =
+            (1_000 - 64..1_000).filter_map(|n| firsts.since(&head(n, "a"), Nanos(n + 5_000)));
+        assert_eq!(again.count(), 64, "all are known");
     }
 }

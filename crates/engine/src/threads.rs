@@ -24,7 +24,7 @@ pub(crate) const NO_THREADS: &str = "raise ulimit -u or lower --workers";
 /// The workers spawned so far.
 pub(crate) struct WorkerThreads {
     pub(crate) inbox: Receiver<FromWorker>,
-    reports: Sender<FromWorker>,
+    pub(crate) reports: Sender<FromWorker>,
     pub(crate) mailboxes: Vec<Mailbox>,
     pub(crate) emptied: Vec<Sender<Snapshot>>,
     pub(crate) gates: Vec<Sender<Clock>>,

@@ -3,7 +3,8 @@
 //!
 //! The consumer of the run's seconds posts them on a [`Board`]; viewers read it at their own pace, so that
 //! one that is slow or hangs costs its connection and nothing else. The board's memory is bounded by the
-//! rows of the series. Everything is rendered once for all viewers, and figures only while someone watches.
+//! rows of the series. Everything is rendered once for all viewers, and figures only while someone watches. So what the
+//! first viewer finds may be old: the consumer is called, and posts the current figures at once.
 //!
 //! # Events
 //! `rows`, `facts` and `html` as in `crates/report/assets/page/live.js`; `end` when the run has ended. Their ids are
@@ -21,6 +22,7 @@ use plimsoll_report::{Scope, Summary, TimeSeries};
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -56,6 +58,8 @@ struct Posts {
     version: u64,
     page: Bytes,
     rows: Vec<Post>,
+    /// Calls the consumer of the run's seconds.
+    call: Option<Box<dyn Fn() + Send>>,
     /// Complete rows in `rows`, and seconds in each.
     complete: usize,
     width: usize,
@@ -83,6 +87,8 @@ pub(crate) struct Board {
     posts: Arc<Mutex<Posts>>,
     changed: Arc<watch::Sender<u64>>,
     viewers: Arc<Viewers>,
+    /// Whether a viewer has come since figures were posted.
+    is_called: Arc<AtomicBool>,
 }
 
 impl Board {
@@ -93,6 +99,7 @@ impl Board {
             posts: Arc::new(Mutex::new(posts)),
             changed: Arc::new(watch::Sender::new(0)),
             viewers: Arc::default(),
+            is_called: Arc::default(),
         }
     }
 
@@ -105,6 +112,22 @@ impl Board {
         let plan = attachment(PLAN, plan.into());
         let folder = run_dir.map(|dir| dir.display().to_string()).unwrap_or_default();
         self.posts().page = summary.to_page(&[plan], Some(&folder)).into();
+    }
+
+    /// `call` is called when a viewer comes, from another thread and at most once until figures are posted.
+    pub(crate) fn calls(&self, call: impl Fn() + Send + 'static) {
+        self.posts().call = Some(Box::new(call));
+    }
+
+    /// Whether a viewer has come since figures were posted.
+    pub(crate) fn is_called(&self) -> bool {
+        self.is_called.load(Ordering::Relaxed)
+    }
+
+    fn call(&self) {
+        if !self.is_called.swap(true, Ordering::Relaxed) {
+            self.posts().call.iter().for_each(|call| call());
+        }
     }
 
     /// Whether anyone looks at it.
@@ -141,6 +164,7 @@ impl Board {
             .into_iter()
             .map(|own| (own.id.into(), own.html.into()))
             .collect();
+        self.is_called.store(false, Ordering::Relaxed);
         let (facts, html) = (summary.chart_facts(), Value::Object(html).to_string());
         let mut posts = self.posts();
         posts.facts = posts.next("facts", &facts);
@@ -268,6 +292,7 @@ struct Viewer {
 impl Viewer {
     fn new(board: Board, hangup: Hangup, sender: Sender<Bytes>) -> Viewer {
         *board.viewers.number() += 1;
+        board.call();
         Viewer { board, hangup, sender }
     }
 
@@ -333,6 +358,9 @@ impl Drop for Viewer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use plimsoll_measure::{RunFacts, StartFacts};
+    use plimsoll_plan::{Document, Plan, Variables};
+    use plimsoll_report::Fold;
 
     /// A viewer with its connection, of which nothing reads the body unless the test does.
     fn viewer(board: &Board) -> (Viewer, Hangup, Channel<Bytes>) {
@@ -352,6 +380,38 @@ mod tests {
         hangup.asked().await;
         watched.await.unwrap();
         assert!(started.elapsed() <= 2 * HEARTBEAT + STALLED && !board.is_watched());
+    }
+
+    #[test]
+    fn the_consumer_is_called_once_until_it_posts_figures() {
+        let board = Board::new();
+        let calls = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = calls.clone();
+        board.calls(move || _ = counted.fetch_add(1, Ordering::Relaxed));
+        let viewers = [viewer(&board), viewer(&board)];
+        assert!(board.is_called() && calls.load(Ordering::Relaxed) == 1);
+        let plan = Plan::read(
+            &Document::new(
+                "plan.toml",
+                "rate = 1\nduration = \"1s\"\n[[target]]\nrequest = \"GET http://h/\"\n",
+            ),
+            &Variables::none(),
+            Path::new("."),
+        );
+        let plan = plan.unwrap_or_else(|problems| panic!("{problems}"));
+        let start = StartFacts {
+            started_at: WallClock { unix_ns: 0 },
+            cpus: 1,
+            workers: 1,
+            forced: Vec::new(),
+        };
+        let facts = RunFacts::so_far(start, Nanos::ZERO, Nanos::from_secs(1));
+        let summary = Fold::new(&plan).finish(facts);
+        board.show(&summary, true);
+        assert!(!board.is_called());
+        drop(viewers);
+        let _next = viewer(&board);
+        assert!(board.is_called() && calls.load(Ordering::Relaxed) == 2);
     }
 
     #[tokio::test(start_paused = true)]

@@ -26,7 +26,7 @@ use crate::{put, stdout_columns, tell, usage_error};
 use consumer::Consumer;
 pub(crate) use consumer::mask_split;
 use observers::Observers;
-use plimsoll_engine::{Control, Prepared, Recorded, Settings, Spin, descriptors_needed};
+use plimsoll_engine::{Control, Next, Prepared, Recorded, Settings, Spin, descriptors_needed};
 use plimsoll_fleet::Records;
 use plimsoll_host::{Facts, SampledRun, Sampler, Source};
 use plimsoll_measure::WallClock;
@@ -483,8 +483,12 @@ pub(crate) fn run_plan(
     });
     let mut consumer = Consumer::new(plan, run_dir, views, observers, host, &running);
     consumer.watch.progress.pipes = announces;
-    while let Some(second) = running.next_second().inspect_err(|_| consumer.watch.progress.end())? {
-        consumer.add(second);
+    loop {
+        match running.next_or_wake().inspect_err(|_| consumer.watch.progress.end())? {
+            Next::Second(second) => consumer.add(*second),
+            Next::Woken => consumer.greet(),
+            Next::Ended => break,
+        }
     }
     let finished = consumer.finish(running, interrupts.first());
     interrupts.results_written();

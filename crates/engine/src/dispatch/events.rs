@@ -223,7 +223,9 @@ impl<S: System> Dispatcher<S> {
                     if let Some(spec) = &spec.standing {
                         let times = (now, self.system.started_at_unix());
                         let recorder = &mut self.recorder;
-                        self.standings.receive((arrival, spec), (message, bytes), times, recorder);
+                        let firsts = self.shared.firsts[arrival.target as usize].as_ref();
+                        let message = (message, bytes);
+                        self.standings.receive((arrival, spec), firsts, message, times, recorder);
                     }
                 }
                 Event::Ponged { arrival } => self.ponged(arrival, now),

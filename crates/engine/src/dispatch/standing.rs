@@ -62,8 +62,6 @@ pub(super) struct Standings {
     timers: BinaryHeap<Reverse<Timer>>,
     /// By stream and user; at most one for each user who is not open.
     resumes: HashMap<(u16, u32), Resume>,
-    /// By target, if its exchanges stay open: when messages were first received.
-    firsts: Vec<Option<Firsts>>,
     /// Streams whose exchanges stay open.
     streams: Vec<usize>,
     /// Whether more are to be released at once.
@@ -74,14 +72,9 @@ impl Standings {
     pub(super) fn new(plan: &Plan) -> Standings {
         let streams = plan.streams.iter().enumerate();
         let streams = streams.filter(|(_, own)| own.sockets.is_some()).map(|(place, _)| place);
-        let firsts = plan
-            .targets
-            .iter()
-            .map(|target| plan.streams[target.stream].sockets.is_some().then(Firsts::new));
         Standings {
             timers: BinaryHeap::new(),
             resumes: HashMap::new(),
-            firsts: firsts.collect(),
             streams: streams.collect(),
             is_releasing: false,
         }
@@ -165,6 +158,7 @@ impl Standings {
     pub(super) fn receive(
         &mut self,
         (arrival, spec): (&mut Arrival, &Standing),
+        firsts: Option<&Firsts>,
         (message, bytes): (Arrived<'_>, u64),
         (now, started_at_unix): (Nanos, Nanos),
         recorder: &mut Recorder,
@@ -202,7 +196,6 @@ impl Standings {
         let is_first = held.received == 0;
         held.received = held.received.saturating_add(1);
         (held.last_at, held.last_seen_at, held.is_silent) = (now, now, false);
-        let firsts = self.firsts[target as usize].as_mut();
         let spread = firsts.and_then(|firsts| firsts.since(&said, now));
         let stamp = said.unix.map(|unix| (started_at_unix + now, unix));
         recorder.received(target, (order, bytes), (is_first, since), (stamp, spread));

@@ -121,6 +121,7 @@ pub(crate) fn coordinate(
                 _ = interrupt.recv() => { stops += 1; process.stop(stops); }
                 _ = terminate.recv() => { stops += 1; process.stop(stops); }
                 _ = tick.tick() => {
+                    process.watch.greet(stops > 0);
                     if replayed {
                         let actions = process.coordinator.decide(clock.now());
                         process.act(actions)?;

@@ -39,6 +39,8 @@ impl<'p> Consumer<'p> {
         }
         let folder = run_dir.as_ref().map(RunDir::path);
         let watch = Watch::new(plan, views, running.start_facts(), folder);
+        let waker = running.waker();
+        watch.calls(move || waker.wake());
         let (secrets, control) = (plan.secrets_of_all(), running.control());
         Consumer { plan, secrets, run_dir, watch, observers, host, control }
     }
@@ -59,6 +61,11 @@ impl<'p> Consumer<'p> {
         if stops {
             self.control.stop();
         }
+    }
+
+    /// A viewer has come.
+    pub(super) fn greet(&mut self) {
+        self.watch.greet(self.control.stop_level() > 0);
     }
 
     /// `signal` is the first signal that was received.

@@ -90,6 +90,21 @@ impl<'p> Watch<'p> {
         !stopped && self.is_missed()
     }
 
+    /// What calls the consumer of the seconds when a viewer comes.
+    pub(crate) fn calls(&self, call: impl Fn() + Send + 'static) {
+        if let Some(live) = &self.views.live {
+            live.calls(call);
+        }
+    }
+
+    /// Shows the figures so far if a viewer has come meanwhile, who otherwise would see old ones until the second
+    /// ends.
+    pub(crate) fn greet(&mut self, stopped: bool) {
+        if self.views.live.as_ref().is_some_and(Board::is_called) {
+            self.show_figures(stopped);
+        }
+    }
+
     /// The objective that stopped the run, as a cause.
     pub(crate) fn aborted(&self) -> Option<String> {
         self.aborted.as_ref().map(|that| format!("the objective \"{that}\""))
