@@ -14,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from . import subjects
@@ -64,21 +65,29 @@ keys.bench = {{ hash = "{hash}" }}
 """
 
 
+@dataclass
+class Store:
+    """A database server, and its first process."""
+
+    url: str
+    pid: int
+
+
 @contextmanager
-def redis() -> Iterator[str]:
-    """Runs a Redis in memory; yields its URL."""
+def redis() -> Iterator[Store]:
+    """Runs a Redis in memory."""
     if not shutil.which("redis-server"):
         raise CouldNotRun("redis-server is not installed")
     port = free_port()
     argv = ["redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
-            "--logfile", "/dev/null"]
-    with running(argv, port, str(GENERATOR_CPU)):
-        yield f"redis://127.0.0.1:{port}"
+            "--logfile", "/dev/null", "--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru"]
+    with running(argv, port, str(GENERATOR_CPU)) as server:
+        yield Store(f"redis://127.0.0.1:{port}", server.pid)
 
 
 @contextmanager
-def postgres() -> Iterator[str]:
-    """Runs a Postgres with its data in a temporary folder; yields the URL of its database."""
+def postgres() -> Iterator[Store]:
+    """Runs a Postgres with its data in a temporary folder."""
     found = sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"))
     if not found:
         raise CouldNotRun("postgresql is not installed")
@@ -98,8 +107,8 @@ def postgres() -> Iterator[str]:
             raise CouldNotRun(f"initdb: {done.stderr.strip()}")
         argv = [*as_user, programs / "postgres", "-D", data, "-p", port, "-k", folder,
                 "-c", "listen_addresses=127.0.0.1"]
-        with running(argv, port, str(GENERATOR_CPU)):
-            yield f"postgres://plimsoll@127.0.0.1:{port}/postgres"
+        with running(argv, port, str(GENERATOR_CPU)) as server:
+            yield Store(f"postgres://plimsoll@127.0.0.1:{port}/postgres", server.pid)
 
 
 def cost(section: Section, settings: Settings) -> None:
@@ -112,7 +121,7 @@ def cost(section: Section, settings: Settings) -> None:
     )
     with ExitStack() as stack:
         node = stack.enter_context(chain())
-        cache = f'[cache]\nredis = "{stack.enter_context(redis())}"'
+        cache = f'[cache]\nredis = "{stack.enter_context(redis()).url}"'
         plain = stack.enter_context(
             subjects.gateway(settings, node, more=cache, database="off"))
         plain.name = "without"
@@ -148,7 +157,7 @@ def replicas(section: Section, settings: Settings) -> None:
     )
     with ExitStack() as stack:
         node = stack.enter_context(chain())
-        database, cache = stack.enter_context(postgres()), stack.enter_context(redis())
+        database, cache = stack.enter_context(postgres()).url, stack.enter_context(redis()).url
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=settings.folder)))
         gateways = [stack.enter_context(replica(folder, number, node, database, cache))
                     for number in range(REPLICAS)]

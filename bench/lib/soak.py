@@ -5,6 +5,7 @@ Four simulated chains, five gateway instances, and an edge over them, with one R
 """
 
 import json
+import shutil
 import subprocess
 import tempfile
 import threading
@@ -18,7 +19,7 @@ from .customers import postgres, redis, usage
 from .generators import WITH_SUMMARY
 from .machine import say
 from .processes import CouldNotRun, Server, free_port, pinned, running, status_bytes
-from .settings import GENERATOR_CPU, PLIMSOLL, ROOT, SERVER_CPU, Settings
+from .settings import GENERATOR_CPU, PLIMSOLL, RESULTS, ROOT, SERVER_CPU, Settings
 from .tables import Section
 
 CHAINS = {"ETH": "eth", "BOBA": "boba", "MANTLE": "mantle", "KAVA": "kava"}
@@ -51,7 +52,7 @@ redis = "{redis}"
 
 @dataclass
 class Samples:
-    """Resident memory and open descriptors of a process, once a second."""
+    """Memory and open descriptors of a process, once a second."""
 
     pid: int
     memory: list[tuple[float, int]] = field(default_factory=list)
@@ -59,19 +60,52 @@ class Samples:
 
     def take(self, now: float) -> None:
         """Adds a sample, unless the process has exited."""
-        try:
-            count = sum(1 for _ in Path(f"/proc/{self.pid}/fd").iterdir())
-        except OSError:
-            return
-        self.memory.append((now, status_bytes(self.pid, "VmRSS")))
-        self.descriptors.append((now, count))
+        if (count := descriptors(self.pid)) is not None:
+            self.memory.append((now, status_bytes(self.pid, "VmRSS")))
+            self.descriptors.append((now, count))
+
+
+class FamilySamples(Samples):
+    """The same of a process and its children together, without the memory that they share by design."""
+
+    def take(self, now: float) -> None:
+        family = [self.pid, *children(self.pid)]
+        counts = [count for pid in family if (count := descriptors(pid)) is not None]
+        if counts:
+            self.memory.append((now, sum(map(anonymous_bytes, family))))
+            self.descriptors.append((now, sum(counts)))
+
+
+def descriptors(pid: int) -> int | None:
+    """The open descriptors of a process; None if it has exited."""
+    try:
+        return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return None
+
+
+def children(pid: int) -> list[int]:
+    """The children of a process."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def anonymous_bytes(pid: int) -> int:
+    """The memory of a process that is no file and not shared; 0 if it has exited."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss_Anon:"))
 
 
 class Sampler:
     """Samples processes on a thread of its own."""
 
-    def __init__(self, processes: dict[str, int]) -> None:
-        self.of = {name: Samples(pid) for name, pid in processes.items()}
+    def __init__(self, processes: list[tuple[str, Samples]]) -> None:
+        self.of = dict(processes)
         self.stopped = threading.Event()
         self.thread = threading.Thread(target=self.run, daemon=True)
 
@@ -138,37 +172,44 @@ def measure(section: Section, settings: Settings) -> None:
         f"Four simulated chains, {INSTANCES} gateway instances and an edge, on one Redis and one Postgres: "
         f"{lengths.rate:,}/s for {lengths.seconds} s after {lengths.warm_up} s of warm-up "
         f"(scenarios/chains-33-minutes.toml). Medians of the last {lengths.window} s beside those of the first "
-        f"{lengths.window} s. Servers and generator share both processors."
+        f"{lengths.window} s. Memory is resident memory; of Postgres, that of all its processes without what they "
+        "share. Servers and generator share both processors."
     )
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=settings.folder)))
-        database, cache = stack.enter_context(postgres()), stack.enter_context(redis())
+        stores = stack.enter_context(postgres()), stack.enter_context(redis())
+        database, cache = (store.url for store in stores)
         port = free_port()
         chains = stack.enter_context(
             running([PLIMSOLL, "sim", "chain", "--listen", f"127.0.0.1:{port}"], port, BOTH))
         nodes = "".join(upstream(f"node-{one}", f"http://{chains.address}/{one}", "evm", one)
                         for one in CHAINS.values())
-        processes = {"chains": chains.pid}
+        processes = [("chains", Samples(chains.pid))]
         instances = []
         for number in range(1, INSTANCES + 1):
             name = f"gw-{number}"
             instances.append(gateway(stack, folder, name, database, cache, nodes))
-            processes[name] = instances[-1].pid
+            processes.append((name, Samples(instances[-1].pid)))
         paths = "".join(upstream(f"path-{number}", f"http://{one.address}/v1", "path")
                         for number, one in enumerate(instances, 1))
         endpoints = "".join(f'[[endpoint]]\nid = "ethpath_{one}"\nservice = "{one}"\n'
                             for one in CHAINS.values())
         edge = gateway(stack, folder, "edge", database, cache, paths + endpoints)
-        processes["edge"] = edge.pid
+        processes += [("edge", Samples(edge.pid)), ("Postgres", FamilySamples(stores[0].pid)),
+                      ("Redis", Samples(stores[1].pid))]
         before = usage(database)
         run, started, samples = send(settings, lengths, edge, processes, folder)
+        page = RESULTS.with_name("soak.html")
+        page.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(run / "report.html", page)
+        section.note(f"the page of the run: {page}")
         counted = metered(section, run, before, database)
         compare(section, lengths, run, started, samples)
     section.bar("usage in the database, to the instrument's count", f"{counted:+,} calls", "0", counted == 0)
 
 
 def send(
-    settings: Settings, lengths: Lengths, edge: Server, processes: dict[str, int], folder: Path
+    settings: Settings, lengths: Lengths, edge: Server, processes: list[tuple[str, Samples]], folder: Path
 ) -> tuple[Path, float, dict[str, Samples]]:
     """Runs the load; returns its run directory, when its warm-up was over, and the samples of all processes."""
     run = folder / "run"
@@ -189,7 +230,7 @@ def send(
         process = subprocess.Popen(pinned(GENERATOR_CPU, argv), stdin=subprocess.DEVNULL,
                                    stdout=subprocess.DEVNULL, stderr=errors)
         try:
-            with Sampler({**processes, "instrument": process.pid}) as sampler:
+            with Sampler([*processes, ("instrument", Samples(process.pid))]) as sampler:
                 code = process.wait(lengths.warm_up + lengths.seconds + 120)
         except subprocess.TimeoutExpired as error:
             raise CouldNotRun("the instrument did not end in time") from error
