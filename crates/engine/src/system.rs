@@ -97,8 +97,9 @@ pub(crate) trait System {
     /// Resolves a name; the result arrives as a message.
     fn resolve(&mut self, query: Query);
 
-    /// Closes a socket in good order: what was written last reaches the peer even if the peer still sends.
-    fn linger(&mut self, socket: Self::Socket);
+    /// Closes a socket in good order: what was written last reaches the peer even if the peer still sends. Returns false
+    /// if too many wait for their peers, so that one of them was closed at once.
+    fn linger(&mut self, socket: Self::Socket) -> bool;
 
     /// Waits for a short time until such sockets are closed.
     fn finish_lingering(&mut self);

@@ -216,6 +216,9 @@ listed! {
         ClosedByPeer = "WebSocket closed by the target",
         /// This side closed a WebSocket, because the target broke the protocol.
         ClosedLocal = "WebSocket closed by this side",
+        /// This side closed a WebSocket without waiting for the target, since too many were waiting: the target may
+        /// not have read the last message. Not an error.
+        ClosedAtOnce = "WebSocket closed without waiting for the target to close it",
         /// An answer to a call that had already ended, mostly at its timeout: not an error.
         LateAnswer = "answer to a call that had ended",
         /// A message that answers no call of its connection: not an error of a call.

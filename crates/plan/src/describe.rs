@@ -351,7 +351,9 @@ fn describe_target(target: &Target, requests: &[RequestSpec], share: f64) -> Str
     } else {
         ", each with its own expectation".into()
     };
-    let (name, method, url) = (&target.name, &first.method, &first.url_shown);
+    let (name, method) = (&target.name, &first.method);
+    let compression = if first.compression { " with compression" } else { "" };
+    let url = format!("{}{compression}", first.url_shown);
     if let Some(standing) = &first.standing {
         let what = match standing {
             Standing::Socket => format!("WebSocket {url}, idle"),

@@ -263,8 +263,10 @@ impl<S: System> Dispatcher<S> {
         let phase = (connection.is_handshaking(), connection.is_settling());
         let sampled = connection.sampled;
         let used = connection.is_used();
-        if let Some(socket) = connection.close() {
-            self.system.linger(socket);
+        if let Some(socket) = connection.close()
+            && !self.system.linger(socket)
+        {
+            self.recorder.counts.faults.count(Fault::ClosedAtOnce);
         }
         let pool = &mut self.pools[index];
         pool.closed(address, sampled, now);

@@ -43,7 +43,9 @@ impl System for SimSystem {
     }
 
     /// Nothing that is simulated is lost when a socket is closed.
-    fn linger(&mut self, _: SimSocket) {}
+    fn linger(&mut self, _: SimSocket) -> bool {
+        true
+    }
 
     fn finish_lingering(&mut self) {}
 }

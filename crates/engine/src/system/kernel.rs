@@ -184,8 +184,8 @@ impl System for Kernel {
         let _ = self.resolver.send((query, self.own.clone()));
     }
 
-    fn linger(&mut self, socket: KernelSocket) {
-        self.lingering.add(socket.stream, self.poll.registry(), self.clock.now());
+    fn linger(&mut self, socket: KernelSocket) -> bool {
+        self.lingering.add(socket.stream, self.poll.registry(), self.clock.now())
     }
 
     fn finish_lingering(&mut self) {

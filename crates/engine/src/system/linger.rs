@@ -7,8 +7,8 @@
 //!
 //! # Bounds
 //! A socket waits for at most [`LINGER`], and discards at most [`DISCARDED_MAX`] bytes; at most [`LINGERING_MAX`]
-//! sockets wait. Beyond these, a socket is closed at once, as it would be without waiting, and the peer may see a reset.
-//! Nothing that is measured depends on it: the exchanges have ended before.
+//! sockets wait: beyond these, the one that has waited longest is closed at once, and counted. The peer may then see
+//! a reset, as it would without waiting. Nothing that is measured depends on it: the exchanges have ended before.
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
@@ -37,13 +37,20 @@ struct Draining {
 }
 
 /// The sockets of a worker that wait for their peers.
-#[derive(Default)]
 pub(super) struct Lingering {
     /// In the order of their deadlines; `None` if it was closed.
     sockets: VecDeque<Option<Draining>>,
     /// The number of the first of them; the token is made of it.
     first: usize,
+    /// How many wait, at most.
+    max: usize,
     buffer: Vec<u8>,
+}
+
+impl Default for Lingering {
+    fn default() -> Lingering {
+        Lingering { sockets: VecDeque::new(), first: 0, max: LINGERING_MAX, buffer: Vec::new() }
+    }
 }
 
 impl Lingering {
@@ -53,20 +60,23 @@ impl Lingering {
         token >= FIRST
     }
 
-    /// Closes a socket in good order.
-    pub(super) fn add(&mut self, mut stream: TcpStream, registry: &Registry, now: Nanos) {
+    /// Closes a socket in good order. Returns false if another had to be closed at once for it.
+    pub(super) fn add(&mut self, mut stream: TcpStream, registry: &Registry, now: Nanos) -> bool {
         let token = FIRST + self.first + self.sockets.len();
         let is_done = stream.shutdown(Shutdown::Write).is_err()
             || registry.reregister(&mut stream, Token(token), Interest::READABLE).is_err();
         let mut own = Draining { stream, until: now + LINGER, left: DISCARDED_MAX };
         // The poll reports only what arrives from now on.
         if is_done || own.drain(&mut self.buffer) {
-            return;
-        }
-        if self.sockets.len() == LINGERING_MAX {
-            self.forget_first();
+            return true;
         }
         self.sockets.push_back(Some(own));
+        self.close_due(Nanos::ZERO);
+        let is_full = self.sockets.len() > self.max;
+        if is_full {
+            self.forget_first();
+        }
+        !is_full
     }
 
     /// The poll has reported a socket.
@@ -137,7 +147,7 @@ mod tests {
         peer.write_all(&vec![0; unread]).unwrap();
         stream.write_all(b"goodbye").unwrap();
         let mut lingering = Lingering::default();
-        lingering.add(stream, poll.registry(), Nanos::ZERO);
+        assert!(lingering.add(stream, poll.registry(), Nanos::ZERO));
         Pair { poll, lingering, peer }
     }
 
@@ -167,6 +177,28 @@ mod tests {
         assert!(pair.lingering.next_due().is_some());
         pair.peer.shutdown(Shutdown::Both).unwrap();
         pair.finish();
+    }
+
+    #[test]
+    fn the_number_of_sockets_is_bounded() {
+        let mut own = pair(0);
+        own.lingering.max = 2;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let add = |lingering: &mut Lingering| {
+            let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            stream.set_nonblocking(true).unwrap();
+            let mut stream = TcpStream::from_std(stream);
+            let registry = own.poll.registry();
+            registry.register(&mut stream, Token(0), Interest::READABLE).unwrap();
+            lingering.add(stream, registry, Nanos(1))
+        };
+        assert!(add(&mut own.lingering));
+        assert!(!add(&mut own.lingering), "the first is closed");
+        assert_eq!(own.lingering.next_due(), Some(Nanos(LINGER.0 + 1)));
+        assert_eq!(own.lingering.sockets.len(), 2);
+        let mut read = Vec::new();
+        own.peer.read_to_end(&mut read).unwrap();
+        assert_eq!(read, b"goodbye");
     }
 
     #[test]

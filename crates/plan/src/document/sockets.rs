@@ -264,6 +264,8 @@ mod tests {
         assert_eq!(standing[0], &Standing::Socket);
         let compressed: Vec<_> = plan.requests.iter().map(|own| own.compression).collect();
         assert_eq!(compressed, [false, false, true, false]);
+        let described = plan.describe();
+        assert!(described.contains("WebSocket ws://h/c with compression, subs"), "{described}");
         let topics = [Topic::Heads, Topic::Logs];
         for (own, expected) in standing[1..3].iter().zip(topics) {
             let Standing::Subscription { topic, .. } = own else { panic!("{own:?}") };

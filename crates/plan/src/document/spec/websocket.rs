@@ -67,6 +67,7 @@ mod tests {
         assert_eq!(plan.origin_names(), ["wss://h:443", "wss://h:443 (2)"]);
         assert!(plan.uses_websocket() && !plan.may_use_http2());
         assert!(plan.warnings().is_empty(), "{:?}", plan.warnings());
+        assert!(!plan.requests[0].compression && !plan.describe().contains("compression"));
         let headers = plan.requests[0].headers.iter().map(|header| header.name.as_str());
         assert_eq!(headers.collect::<Vec<_>>(), ["X-Key"], "no Content-Type");
     }
