@@ -28,7 +28,7 @@ RATE = 500
 PROGRAM = Path(os.environ.get("PLIMSOLL", PLIMSOLL))
 CPU_BAR = 0.5
 DELAY_BAR = 0.5
-MEMORY_BAR = 384
+MEMORY_BAR = 256
 # An announcement expires after 10 s.
 RENEW_SECONDS = 3
 

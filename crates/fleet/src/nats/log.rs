@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// Time between two attempts to store a message.
 const RETRY: Duration = Duration::from_millis(250);
@@ -183,12 +183,19 @@ pub enum LogEvent {
 /// Reads a log, one entry after another and without gaps.
 pub struct LogReader {
     events: mpsc::Receiver<LogEvent>,
+    begun: watch::Receiver<bool>,
 }
 
 impl LogReader {
     /// What comes next; `None` while the process ends.
     pub async fn next(&mut self) -> Option<LogEvent> {
         self.events.recv().await
+    }
+
+    /// Waits until the server knows the reader: what is stored from then on is read, also after the connection was lost.
+    pub async fn begun(&mut self) {
+        // The sender is gone only while the process ends.
+        let _ = self.begun.wait_for(|begun| *begun).await;
     }
 }
 
@@ -207,25 +214,27 @@ impl Bus {
         /// Entries that wait for the reader.
         const AHEAD: usize = 256;
         let (sender, events) = mpsc::channel(AHEAD);
+        let (begins, begun) = watch::channel(false);
         let bus = self.clone();
         tokio::spawn(async move {
             let mut from = first;
             while !sender.is_closed() {
                 // A consumer ends with its connection or its server: the next one continues after the last entry.
-                if let Err(why) = bus.read_from(&filter, &mut from, &sender).await {
+                if let Err(why) = bus.read_from(&filter, &mut from, &begins, &sender).await {
                     let trouble = format!("cannot read from NATS: {why}");
                     let _ = sender.send(LogEvent::Trouble(trouble)).await;
                 }
                 tokio::time::sleep(RETRY).await;
             }
         });
-        LogReader { events }
+        LogReader { events, begun }
     }
 
     async fn read_from(
         &self,
         filter: &str,
         from: &mut DeliverPolicy,
+        begins: &watch::Sender<bool>,
         events: &mpsc::Sender<LogEvent>,
     ) -> Result<(), String> {
         let config = pull::OrderedConfig {
@@ -239,6 +248,12 @@ impl Bus {
         let name = self.stream_name();
         let consumer = self.jetstream.create_consumer_on_stream(config, name).await;
         let consumer = consumer.map_err(|why| why.to_string())?;
+        if matches!(from, DeliverPolicy::New) {
+            // A later consumer must not leave out what is stored before it is made.
+            let last = consumer.cached_info().delivered.stream_sequence;
+            *from = DeliverPolicy::ByStartSequence { start_sequence: last + 1 };
+        }
+        begins.send_replace(true);
         let mut messages = consumer.messages().await.map_err(|why| why.to_string())?;
         while let Some(message) = messages.next().await {
             let message = message.map_err(|why| why.to_string())?;

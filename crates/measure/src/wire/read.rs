@@ -61,6 +61,8 @@ pub struct Reader<R> {
     /// The current line, and its number from 1.
     line: String,
     number: usize,
+    /// Whether that line is still to be decoded.
+    waits: bool,
     /// The end of the last second.
     at: Nanos,
     ignored: Ignored,
@@ -92,7 +94,8 @@ impl<R: BufRead> Reader<R> {
         let is_sealed = sealed.map_err(error)?;
         let (ignored, facts, aborted) = (Ignored::default(), None, false);
         let at = Nanos::ZERO;
-        Ok(Reader { input, header, is_sealed, line, number: 1, at, ignored, facts, aborted })
+        let waits = false;
+        Ok(Reader { input, header, is_sealed, line, number: 1, waits, at, ignored, facts, aborted })
     }
 
     /// The first line.
@@ -105,7 +108,8 @@ impl<R: BufRead> Reader<R> {
     /// # Errors
     /// The line is invalid and not the last, or not in its place, or needs a newer version.
     pub fn next_second(&mut self) -> Result<Option<Snapshot>, ReadError> {
-        while self.advance()? {
+        while self.ready()? {
+            self.waits = false;
             if self.line.starts_with(END) {
                 match parsed::<EndLine>(&self.line, "the run's end") {
                     Ok(EndLine { end }) => {
@@ -138,20 +142,38 @@ impl<R: BufRead> Reader<R> {
         Ok(None)
     }
 
+    /// The next second, if it ends by `end`; a later one stays a line, which has a small part of the size of a second.
+    ///
+    /// # Errors
+    /// As [`Reader::next_second`].
+    pub fn next_second_by(&mut self, end: Nanos) -> Result<Option<Snapshot>, ReadError> {
+        if self.ready()? && end_of(&self.line).is_some_and(|t| t > end) {
+            return Ok(None);
+        }
+        self.next_second()
+    }
+
+    /// Whether another second follows, or a damaged line.
+    ///
+    /// # Errors
+    /// As [`Reader::next_second`].
+    pub fn has_second(&mut self) -> Result<bool, ReadError> {
+        if self.ready()? && self.line.starts_with(END) {
+            // Nothing follows it, or else that is an error.
+            return self.next_second().map(|second| second.is_some());
+        }
+        Ok(self.waits)
+    }
+
     /// Skips all seconds and returns the end of the last one; zero if there is none. Their counts are not
     /// read.
     ///
     /// # Errors
     /// As [`Reader::next_second`].
     pub fn skip_to_end(&mut self) -> Result<Nanos, ReadError> {
-        #[derive(Deserialize)]
-        struct Time {
-            t_ns: u64,
-        }
-        while self.advance()? {
-            if let Ok(Time { t_ns }) = serde_json::from_str(&self.line) {
-                self.at = Nanos(t_ns);
-            }
+        while self.ready()? {
+            self.waits = false;
+            self.at = end_of(&self.line).unwrap_or(self.at);
         }
         Ok(self.at)
     }
@@ -171,6 +193,14 @@ impl<R: BufRead> Reader<R> {
     /// [`NOTES_MAX`](super::NOTES_MAX).
     pub fn ignored(&self) -> impl Iterator<Item = &str> {
         self.ignored.notes.iter().map(String::as_str)
+    }
+
+    /// Reads the next line, unless one is still to be decoded; returns whether there is one.
+    fn ready(&mut self) -> Result<bool, ReadError> {
+        if !self.waits {
+            self.waits = self.advance()?;
+        }
+        Ok(self.waits)
     }
 
     /// Reads the next whole line, without its checksum; returns whether there is one.
@@ -262,6 +292,15 @@ pub fn second_of(line: &str, header: &Header) -> Result<Snapshot, String> {
     read.map_err(|why| match why {
         Unreadable::Damaged(why) | Unreadable::Newer(why) => why,
     })
+}
+
+/// When the second in a line ends; `None` for other lines.
+fn end_of(line: &str) -> Option<Nanos> {
+    #[derive(Deserialize)]
+    struct Time {
+        t_ns: u64,
+    }
+    serde_json::from_str(line).ok().map(|Time { t_ns }| Nanos(t_ns))
 }
 
 /// Appends the next line; returns whether it is whole.

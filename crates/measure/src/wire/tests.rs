@@ -367,3 +367,26 @@ fn counts_that_contradict_each_other_are_errors() {
     check("", serde_json::json!([1]), "expected a second, as a JSON object in braces");
     check("", serde_json::json!({"t_ns": 1}), "at column 10: missing field `streams`, in a second");
 }
+
+#[test]
+fn a_later_second_waits_as_a_line() {
+    let text = lines().join("\n") + "\n";
+    let expected = read(&text).unwrap().snapshots;
+    let mut reader = Reader::new(text.as_bytes()).unwrap();
+    for second in &expected {
+        assert_eq!(reader.next_second_by(second.t - Nanos(1)).unwrap(), None);
+        assert!(reader.has_second().unwrap());
+        assert_eq!(reader.next_second_by(second.t).unwrap().as_ref(), Some(second));
+    }
+    assert!(!reader.has_second().unwrap() && reader.facts().is_some());
+    assert_eq!(reader.next_second_by(Nanos::MAX).unwrap(), None);
+    // What follows the end is an error.
+    let longer = text.clone() + &lines()[1] + "\n";
+    let mut reader = Reader::new(longer.as_bytes()).unwrap();
+    while reader.next_second_by(expected[expected.len() - 1].t).unwrap().is_some() {
+        if reader.has_second().is_err() {
+            return;
+        }
+    }
+    panic!("a second after the end was read");
+}

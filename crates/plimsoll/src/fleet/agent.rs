@@ -32,6 +32,8 @@ const EXAMPLES: &str = "Examples:
 An agent sends only to targets that --allow names, whatever its orders say, reads no files for others, and \
 uses only those variables of its environment that --secret names.";
 
+/// How long NATS may take to begin with the orders.
+const READING_MAX: Duration = Duration::from_secs(10);
 /// How often time-dependent decisions are made.
 const DECIDE_EVERY: Duration = Duration::from_millis(50);
 
@@ -162,8 +164,9 @@ async fn serve(
 ) -> anyhow::Result<ExitCode> {
     let session = session();
     let (bus, mut connection) = args.nats.connect(Role::Agent(name.clone())).await?;
-    // Orders are read from before the announcement on.
+    // Orders are read from before the announcement on. Without an answer, the announcement fails, with its reason.
     let mut orders = bus.read_orders();
+    let _ = tokio::time::timeout(READING_MAX, orders.begun()).await;
     let announcement = Announcement {
         name: name.clone(),
         session: session.clone(),

@@ -223,8 +223,10 @@ fn agents_send_their_streams_and_the_sum_is_exact() {
     );
     let text = command(&["report", out]).output().unwrap().stdout;
     let text = String::from_utf8(text).unwrap();
-    let row = text.lines().find(|line| line.trim_start().starts_with("two ")).unwrap();
-    assert!(row.contains("120") && row.contains(" ms") && row.ends_with("valid"), "{text}");
+    let line = text.lines().find(|line| line.trim_start().starts_with("two ")).unwrap();
+    // A busy host makes it invalid, in both reports.
+    let verdict = if row("two")["valid"] == true { " valid" } else { " INVALID" };
+    assert!(line.contains("120") && line.contains(" ms") && line.ends_with(verdict), "{text}");
     // Not of a part of it.
     let part = command(&["report", out, "--stream", "eth", "--format", "json"]).output().unwrap();
     let part: Value = serde_json::from_slice(&part.stdout).unwrap();

@@ -5,6 +5,7 @@ use crate::run::Folder;
 use plimsoll_fleet::nats::{BacklogLimits, Bus, BusSettings, Credentials, LogEvent, Role};
 use plimsoll_fleet::{LogMessage, MemberOrder, Order, OrderKind, Problem, ReportKind};
 use serde_json::json;
+use std::time::Duration;
 
 const SECRET: &str = "s3cret-of-the-agent";
 const CANARY: &str = "canary = of the agent's disk";
@@ -81,7 +82,9 @@ fn orders_reach_no_files_and_no_secrets_of_an_agents_host() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut hostile = runtime.block_on(Hostile::connect(&nats));
     let mut refused = |plan: String| {
-        let problems = runtime.block_on(hostile.order(&plan));
+        let answer = hostile.order(&plan);
+        let answer = async { tokio::time::timeout(Duration::from_secs(30), answer).await };
+        let problems = runtime.block_on(answer).unwrap_or_else(|_| panic!("no answer: {plan}"));
         let text: String =
             problems.iter().map(|own| format!("{}\n{}\n", own.message, own.hint)).collect();
         assert!(!text.contains(SECRET) && !text.contains("canary ="), "{plan}\n{text}");
