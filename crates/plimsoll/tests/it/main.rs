@@ -49,6 +49,7 @@ mod scenarios;
 mod scrape;
 mod secrets;
 mod server;
+mod spool;
 mod standing;
 mod stopping;
 mod structure;

@@ -5,6 +5,7 @@ use crate::gateway::{Process, ask, eth, metric};
 use crate::replicas::server::Server;
 use crate::replicas::{Load, Nginx, Replicas, wait_until};
 use crate::run::{Done, Folder, RunResult, command, plimsoll};
+use crate::spool::{spools, stored};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::path::PathBuf;
@@ -132,19 +133,6 @@ fn calls_are_counted_as_the_instrument_counts_them() {
     );
     process.stop();
     assert_eq!(spools(&folder), Vec::<PathBuf>::new(), "nothing is left");
-}
-
-/// The files in which usage waits.
-fn spools(folder: &Folder) -> Vec<PathBuf> {
-    let files = std::fs::read_dir(folder.path()).unwrap().flatten().map(|file| file.path());
-    files.filter(|path| path.extension().is_some_and(|kind| kind == "spool")).collect()
-}
-
-/// Calls in the database, as Postgres itself adds them up.
-fn stored(server: &Server, endpoint: &str) -> u64 {
-    let sql =
-        format!("SELECT coalesce(sum(calls), 0) FROM plimsoll_usage WHERE endpoint = '{endpoint}'");
-    server.sql(&sql).parse().unwrap()
 }
 
 #[test]
