@@ -180,7 +180,7 @@ impl Bucket {
     #[inline]
     fn take(self: &Arc<Bucket>, cost: u64, now: Nanos, limits: &Limits) -> Taken {
         let Some(leases) = limits.leases().filter(|leases| !leases.is_local()) else {
-            return self.take_local(cost * limits.local_share(), now);
+            return self.take_local(cost, now, limits);
         };
         let taken = self.lease.take(cost, now);
         if taken == (Taken::Yes { is_low: true }) {
@@ -189,9 +189,9 @@ impl Bucket {
         taken
     }
 
-    fn take_local(&self, cost: u64, now: Nanos) -> Taken {
-        if self.local.admit_cost(now, cost) {
-            Taken::Yes { is_low: false }
+    fn take_local(&self, cost: u64, now: Nanos, limits: &Limits) -> Taken {
+        if self.local.admit_cost(now, cost * limits.local_share()) {
+            Taken::Locally
         } else {
             Taken::No(self.local.wait(now))
         }
@@ -205,11 +205,12 @@ impl Bucket {
         }
     }
 
-    /// Returns the cost of a call that was not made.
-    fn give_back(&self, cost: u64, limits: &Limits) {
-        match limits.leases().filter(|leases| !leases.is_local()) {
-            None => self.local.give_back(cost * limits.local_share()),
-            Some(_) => self.lease.give_back(cost),
+    /// Returns the cost of a call that was not made to where it was taken from.
+    fn give_back(&self, cost: u64, is_local: bool, limits: &Limits) {
+        if is_local {
+            self.local.give_back(cost * limits.local_share());
+        } else {
+            self.lease.give_back(cost);
         }
     }
 }
@@ -335,13 +336,19 @@ pub(crate) fn admit<'a>(
         checked.map_err(|used| Hindrance::Refused(at, Refusal::Quota(used)))?;
     }
     let buckets = || all().flat_map(|(at, one)| one.buckets(units).map(move |cost| (at, cost)));
+    // Which buckets were charged locally, and how much; the mode may change at any time.
+    let (mut local, mut local_tokens) = ([false; 2 * ALLOWANCES_MAX], 0);
     for (taken, (at, (bucket, cost))) in buckets().enumerate() {
         let outcome = match bucket.take(cost, now, limits) {
-            Taken::Empty if is_late => bucket.take_local(cost * limits.local_share(), now),
+            Taken::Empty if is_late => bucket.take_local(cost, now, limits),
             outcome => outcome,
         };
         let hindrance = match outcome {
             Taken::Yes { .. } => continue,
+            Taken::Locally => {
+                (local[taken], local_tokens) = (true, local_tokens + cost);
+                continue;
+            }
             Taken::No(wait) => {
                 let (unit, rate) = (bucket.unit, bucket.rate);
                 Hindrance::Refused(at, Refusal::Rate { unit, rate, wait })
@@ -351,14 +358,18 @@ pub(crate) fn admit<'a>(
                 Hindrance::Wait(bucket)
             }
         };
-        let charged = buckets().take(taken);
-        charged.for_each(|(_, (bucket, cost))| bucket.give_back(cost, limits));
+        let charged = buckets().zip(local).take(taken);
+        charged.for_each(|((_, (bucket, cost)), local)| bucket.give_back(cost, local, limits));
         return Err(hindrance);
     }
     if let Err((at, used)) = charge(allowances, ledgers, units, today) {
         // Another thread has used the quota up since it was checked.
-        buckets().for_each(|(_, (bucket, cost))| bucket.give_back(cost, limits));
+        let charged = buckets().zip(local);
+        charged.for_each(|((_, (bucket, cost)), local)| bucket.give_back(cost, local, limits));
         return Err(Hindrance::Refused(at, Refusal::Quota(used)));
+    }
+    if let Some(leases) = limits.leases().filter(|_| local_tokens > 0) {
+        leases.counts.local.fetch_add(local_tokens, Relaxed);
     }
     Ok(today)
 }

@@ -54,6 +54,8 @@ pub(crate) struct LeaseCounts {
     pub(crate) leased: AtomicU64,
     /// Tokens returned.
     pub(crate) returned: AtomicU64,
+    /// Tokens of calls that were admitted without the store.
+    pub(crate) local: AtomicU64,
     /// Round trips to the store that renewed leases, and those of them that failed.
     pub(crate) asked: AtomicU64,
     pub(crate) failed: AtomicU64,
@@ -96,6 +98,7 @@ pub(crate) struct LeaseFigures {
     pub(crate) replicas: u64,
     pub(crate) leased: u64,
     pub(crate) returned: u64,
+    pub(crate) local: u64,
     pub(crate) asked: u64,
     pub(crate) failed: u64,
     pub(crate) waited: u64,
@@ -104,12 +107,13 @@ pub(crate) struct LeaseFigures {
 impl Leases {
     /// The figures at present.
     pub(crate) fn figures(&self) -> LeaseFigures {
-        let LeaseCounts { leased, returned, asked, failed, waited } = &self.counts;
+        let LeaseCounts { leased, returned, local, asked, failed, waited } = &self.counts;
         LeaseFigures {
             is_local: self.is_local(),
             replicas: self.replicas(),
             leased: leased.load(Relaxed),
             returned: returned.load(Relaxed),
+            local: local.load(Relaxed),
             asked: asked.load(Relaxed),
             failed: failed.load(Relaxed),
             waited: waited.load(Relaxed),

@@ -96,6 +96,8 @@ struct Block {
 pub(crate) enum Taken {
     /// It is admitted; `is_low`: the lease is to be renewed, and there may be tokens.
     Yes { is_low: bool },
+    /// It is admitted by this replica's own part of the limit.
+    Locally,
     /// The limit is reached; how long until there are tokens.
     No(Nanos),
     /// The lease is empty; the shared bucket may have tokens.

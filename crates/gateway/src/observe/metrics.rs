@@ -72,7 +72,7 @@ metrics! {
     WRONG_KEYS = "plimsoll_wrong_keys_total", "counter", "reason", "Requests to endpoints with keys that were refused: missing, malformed, conflicting (several different ones), unknown, expired or foreign (another endpoint's).";
     LIMITS_LOCAL = "plimsoll_limits_local", "gauge", "", "1 while Redis does not answer and each replica enforces its part of the limits; only if limits are shared.";
     LIMITS_REPLICAS = "plimsoll_limits_replicas", "gauge", "", "The replicas that share limits, as of the last answer of Redis.";
-    LIMITS_TOKENS = "plimsoll_limits_tokens_total", "counter", "direction", "Tokens (calls or compute units) leased from shared limits, and returned unused.";
+    LIMITS_TOKENS = "plimsoll_limits_tokens_total", "counter", "direction", "Tokens (calls or compute units) leased from shared limits, returned unused, and spent of the replica's own part (local) because Redis did not answer in time.";
     LIMITS_RENEWALS = "plimsoll_limits_renewals_total", "counter", "outcome", "Round trips to Redis that renewed leases, each for several limits, and those that failed or were late.";
     LIMITS_WAITS = "plimsoll_limits_waits_total", "counter", "", "Calls that waited for a lease, because the previous one was used up.";
     CONNECTIONS = "plimsoll_connections", "gauge", "side", "Open connections: downstream from callers, upstream to upstreams.";
@@ -564,7 +564,8 @@ impl Page {
         self.one(LIMITS_LOCAL, u8::from(leases.is_local));
         self.one(LIMITS_REPLICAS, leases.replicas);
         self.head(LIMITS_TOKENS);
-        for (direction, count) in [("leased", leases.leased), ("returned", leases.returned)] {
+        let LeaseFigures { leased, returned, local, .. } = *leases;
+        for (direction, count) in [("leased", leased), ("returned", returned), ("local", local)] {
             self.sample(LIMITS_TOKENS, "", &[("direction", direction)], count);
         }
         self.head(LIMITS_RENEWALS);

@@ -310,3 +310,25 @@ fn a_slow_store_is_waited_for() {
         assert!(replicas.iter().all(|one| !one.is_local()));
     });
 }
+
+/// What a late call was charged locally returns to where it came from, if another limit refuses it: it does
+/// not become a token of the lease, which nobody has taken out of the shared bucket.
+#[test]
+fn a_late_call_that_is_refused_leaves_no_tokens() {
+    with_paused_clock(async || {
+        let replica = Replica::start(&Arc::default(), 0, 1_000.0);
+        let leases = replica.limits.leases().expect("they are shared");
+        leases.set_local(false, replica.now());
+        let limits = CallLimits { calls: Some(2.0), ..CallLimits::default() };
+        let narrow = Allowance::renewed(&limits, ("e", Some("k")), Arc::default(), None);
+        // The one that refuses is charged last.
+        let (wide, ledgers) = (&replica.allowance, CallLedgers::default());
+        let late = |allowances| {
+            admit(&allowances, &ledgers, 1, replica.now(), &replica.limits, true).is_ok()
+        };
+        let admitted = (0..10).filter(|_| late([Some(wide), Some(&narrow)])).count() as u64;
+        assert!(admitted < 10);
+        assert_eq!(leases.figures().local, 2 * admitted);
+        assert!(wide.rates().all(|bucket| !bucket.lease.is_held()));
+    });
+}

@@ -139,6 +139,7 @@ impl Run {
                     self.ask(replica, now);
                 }
             }
+            Taken::Locally => panic!("a lease has only shared tokens"),
             Taken::No(_) => replica.refused += 1,
             Taken::Empty if now >= deadline => replica.refused += 1,
             Taken::Empty => {
