@@ -75,6 +75,10 @@ fn usage_waits_in_memory_while_the_disk_is_full() {
         if small.is_some() {
             wait_until("it waits in memory", || metric(address, "plimsoll_usage_held_rows") > 0.0);
             process.wait_for("usage cannot be written to disk, and waits in memory");
+            assert_eq!(metric(address, "plimsoll_usage_spool_failed"), 1.0);
+            let usage = &ask(address, "GET /ready?detailed=true", "").json()["usage"];
+            assert_eq!(usage["waits_in"], "memory", "{usage}");
+            assert!(usage["reason"].as_str().unwrap().contains("No space left"), "{usage}");
         } else {
             wait_until("it waits", || metric(address, "plimsoll_usage_spooled_bytes") > 0.0);
         }
@@ -86,10 +90,13 @@ fn usage_waits_in_memory_while_the_disk_is_full() {
         small.empty();
     }
     calls(1);
-    for (process, _) in started {
+    for (process, address) in started {
         if small.is_some() {
             process.wait_for("usage is written to disk again");
         }
+        let usage = &ask(&address, "GET /ready?detailed=true", "").json()["usage"];
+        assert_eq!(usage["waits_in"], "file", "{usage}");
+        assert_eq!(metric(&address, "plimsoll_usage_spool_failed"), 0.0);
         process.stop();
     }
     assert_eq!(stored(&server, "e"), 2 * (10 + 5 + 7 + 1));

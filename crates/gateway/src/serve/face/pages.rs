@@ -4,6 +4,7 @@
 //! load balancers ([`Probe`]), even to connections beyond the limits (`serve/refusal.rs`).
 
 mod limits;
+mod usage;
 
 use plimsoll_measure::Nanos;
 use plimsoll_registry::settings::Faces;
@@ -250,6 +251,7 @@ impl<'s> Readiness<'s> {
         if let Some(details) = &self.details {
             details.config(&mut body);
             limits::write(details.shared, details.now, &mut body);
+            usage::write(details.shared, &mut body);
         }
         if let Some(message) = self.message() {
             body.extend_from_slice(b",\"message\":");
