@@ -307,7 +307,8 @@ fn check_compute_units(table: &Table<'_>, rules: &CostRules) {
 fn check_names(table: &Table<'_>, rules: &CostRules, targets: &[Target], scrapes: &[Scrape]) {
     let chains: BTreeSet<&str> =
         targets.iter().filter_map(|own| Some(own.tags.get(&rules.by)?.as_str())).collect();
-    if chains.is_empty() && table.field("by").is_some() {
+    // A plan that is shown names the default, too.
+    if chains.is_empty() && rules.by != BY {
         let message = format!("no target has the tag \"{}\"", rules.by);
         let known = targets.iter().flat_map(|own| own.tags.keys()).map(String::as_str);
         table.problem(message, &near(&rules.by, known));
@@ -367,6 +368,12 @@ mod tests {
         let document = Document::new("p", plan.to_toml());
         let again = Plan::read(&document, &Variables::none(), Path::new(".")).unwrap();
         assert_eq!(again.cost, plan.cost);
+        let plan = "rate = 1\nduration = \"1s\"\n[[target]]\nrequest = \"GET http://h/\"\n[cost]\nvcpu_hour = \"1 USD\"";
+        let read_back = |text: String| {
+            Plan::read(&Document::new("p", text), &Variables::none(), Path::new(".")).unwrap()
+        };
+        let untagged = read_back(plan.into());
+        assert_eq!(read_back(untagged.to_toml()).cost, untagged.cost);
         assert_eq!(read("").unwrap().cost, None);
         let least = read(
             "[cost]\ncompute_unit = \"0.3 USD per million compute units\"\ncupr = 1\nrelays = \"answers\"",

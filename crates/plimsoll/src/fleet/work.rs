@@ -109,7 +109,9 @@ fn prepare(
         variables.set(name, value);
     }
     let mut plan = sent.read(variables).map_err(|why| {
-        problem(why, "variables that plans may use are named by the agent's operator: plimsoll agent --secret NAME")
+        let hint = "variables that plans may use are named by the agent's operator: plimsoll agent --secret NAME";
+        let hint = if why.contains("variable") { hint } else { "" };
+        problem(why, hint)
     })?;
     if format!("{:016x}", plan.digest()) != assignment.digest {
         return Err(problem(

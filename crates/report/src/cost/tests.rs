@@ -152,7 +152,12 @@ fn what_is_not_known_says_why() {
     let nothing = plan(&format!("{TWO_CHAINS}[cost]\nvcpu_hour = \"1 USD\"\n"));
     let nothing = Recording::new(&nothing).seconds(3, |second| second.ok(0, 1, Nanos(1))).summary();
     let nothing = nothing.cost.unwrap();
-    assert_eq!(nothing.total.relays, Err("the plan reads no process: it has no [[scrape]]".into()));
+    assert_eq!(nothing.total.cpu, Err("the plan reads no process: it has no [[scrape]]".into()));
+    let why = nothing.total.relays.unwrap_err();
+    assert!(
+        why.ends_with("no [[scrape]]; cost.relays = \"answers\" counts answers instead"),
+        "{why}"
+    );
     // A service of another name.
     let summary = run(&plan(&format!("{TWO_CHAINS}{gateway}")), whole);
     let why = summary.cost.unwrap().chains[1].relays.clone().unwrap_err();

@@ -195,7 +195,8 @@ impl<'u, 'b> Usage<'u, 'b> {
             self.members.iter().filter(|own| own.scrape.group == group).collect()
         };
         if self.members.is_empty() {
-            return Err(self.no_process());
+            let answers = "cost.relays = \"answers\" counts answers instead";
+            return Err(format!("{}; {answers}", self.no_process()));
         }
         let rules = self.basis.rules;
         if let Some(group) = &rules.group {

@@ -109,13 +109,16 @@ fn row(cost: &Cost, own: &CostOf) -> Row {
 
 /// The parts of the cost of a million relays, and what a million answered requests cost.
 fn parts(cost: &Cost, own: &CostOf) -> String {
-    let known = own.parts.iter().filter_map(|(resource, cost)| {
-        let cost = own.per_relay(cost).ok()? * 1e6;
-        Some(format!("{} {}", resource.words(), amount(cost)))
+    // The currency is in the sum, if that is known.
+    let is_summed = own.per_million().is_ok();
+    let known = own.parts.iter().filter_map(|(resource, part)| {
+        let part = own.per_relay(part).ok()? * 1e6;
+        let part = if is_summed { amount(part) } else { money(cost, part) };
+        Some(format!("{} {part}", resource.words()))
     });
     let known: Vec<String> = known.collect();
     let mut notes = Vec::new();
-    if known.len() > 1 || !known.is_empty() && own.per_million().is_err() {
+    if known.len() > 1 || !known.is_empty() && !is_summed {
         notes.push(format!("a million relays: {}", listed(known).join(" ")));
     }
     if let Some(Ok(upokt)) = &own.upokt {
