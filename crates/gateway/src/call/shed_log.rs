@@ -50,9 +50,10 @@ impl ShedLog {
             };
             format!(
                 "{whose}: {} refused in the last {INTERVAL_SECS} s: the upstreams of {id} are at their \
-                 limit ({})",
+                 limit ({}){}",
                 of(*calls),
-                of(limit.into())
+                of(limit.into()),
+                silent(service, now)
             )
         });
         let mut lines: Vec<String> = named.collect();
@@ -101,6 +102,16 @@ fn of(calls: u64) -> String {
 /// The calls that the upstreams of a service are sent at a time.
 fn limit(service: &Service) -> u32 {
     service.routes.iter().map(|route| route.upstream.gate.limit()).fold(0, u32::saturating_add)
+}
+
+/// Which of its upstreams hang.
+fn silent(service: &Service, now: Nanos) -> String {
+    let upstreams = service.routes.iter().map(|route| &route.upstream);
+    let silent = upstreams.filter_map(|one| Some((&one.model.id, one.gate.silence(now)?)));
+    let words = |(id, silence): (&_, Nanos)| {
+        format!("; {id} has answered nothing for {} s", silence.0 / 1_000_000_000)
+    };
+    silent.map(words).collect()
 }
 
 #[cfg(test)]

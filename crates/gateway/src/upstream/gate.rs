@@ -171,6 +171,12 @@ impl Gate {
         !self.has_answered_since(start) || start.0 < self.resumed_at.load(Relaxed)
     }
 
+    /// For how long it has answered nothing, if it hangs.
+    pub(crate) fn silence(&self, now: Nanos) -> Option<Nanos> {
+        let silence = now - Nanos(self.answered_at.load(Relaxed));
+        (self.in_flight() > 0 && silence >= SILENCE).then_some(silence)
+    }
+
     /// Whether a call has been answered since this time.
     pub(crate) fn has_answered_since(&self, start: Nanos) -> bool {
         self.answered_at.load(Relaxed) >= start.0.max(1)

@@ -73,7 +73,7 @@ fn an_answer_beyond_the_limit_is_refused_and_the_next_is_relayed() {
     let page = gateway.metrics();
     assert!(page.contains("outcome=\"busy\"} 3"), "{page}");
     assert!(
-        page.contains("plimsoll_shed_total{service=\"eth\",endpoint=\"\",reason=\"busy\"} 3"),
+        page.contains("plimsoll_shed_total{service=\"eth\",endpoint=\"e\",reason=\"busy\"} 3"),
         "{page}"
     );
 }
