@@ -437,7 +437,10 @@ impl<'r> Field<'r> {
         match number.and_then(|n| u64::try_from(n).ok()) {
             Some(n) if (least..=most).contains(&n) => Some(n),
             _ => {
-                let message = if most >= u64::MAX >> 1 {
+                let is_above = number.is_none() && !shown.starts_with('-');
+                let message = if most >= u64::MAX >> 1 && is_above {
+                    format!("\"{}\" must be at most {}, not {shown}", self.key, i64::MAX)
+                } else if most >= u64::MAX >> 1 {
                     format!("\"{}\" must be at least {least}, not {shown}", self.key)
                 } else {
                     format!("\"{}\" must be from {least} to {most}, not {shown}", self.key)

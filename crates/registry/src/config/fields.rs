@@ -260,7 +260,8 @@ pub(super) fn trusted_proxies(field: &Field<'_>, draft: &mut Draft) {
 pub(super) fn origin(text: &str) -> Result<String, String> {
     let wrong = format!("\"{text}\" is not a valid origin; write it like https://app.example");
     let address = Address::parse(text).map_err(|_| wrong.clone())?;
-    let plain = address.path == "/" && !text.ends_with('/') && !text.contains('?');
+    // Browsers send no wildcards; `*` is a valid host elsewhere.
+    let plain = address.path == "/" && !text.ends_with('/') && !text.contains(['?', '*']);
     if plain { Ok(text.to_string()) } else { Err(wrong) }
 }
 

@@ -244,6 +244,7 @@ fn invalid_files() {
     check("reveal = \"no\"", &["\"reveal\" must be true or false"]);
     check("cors = \"all\"", &["\"cors\" must be \"any\" or \"off\", not \"all\""]);
     check("cors = [\"https://a/b\"]", &["\"https://a/b\" is not a valid origin"]);
+    check("cors = [\"https://*\"]", &["\"https://*\" is not a valid origin"]);
     check("trusted_proxies = [\"10.0.0.0/33\"]", &["is not a network"]);
     check("access_log = { sample = \"2\" }", &["\"2\" is not a share"]);
     check(

@@ -82,6 +82,10 @@ fn bad_keys_and_limits_are_refused() {
         ("limits = { calls = 5, burst = \"2h\" }".into(), "\"burst\" must be at most"),
         ("limits = { burst = \"1s\" }".into(), "\"burst\" without a rate"),
         ("limits = { daily_compute_units = 0 }".into(), "must be at least 1, not 0"),
+        (
+            "limits = { daily_compute_units = 18446744073709551615 }".into(),
+            "must be at most 9223372036854775807, not 18446744073709551615",
+        ),
         ("limits = { daily_compute_units = \"5\" }".into(), "must be a whole number"),
         ("limits = { daily = 5 }".into(), "unknown key \"daily\" in limits"),
         ("limits = 5".into(), "\"limits\" must be a table"),
