@@ -80,7 +80,12 @@ pub struct Bus {
 }
 
 impl Bus {
+    /// Creates what does not exist.
     async fn create(&self) -> Result<(), BusError> {
+        persist(async || self.create_missing().await).await
+    }
+
+    async fn create_missing(&self) -> Result<(), BusError> {
         let name = self.stream_name();
         let config = stream::Config {
             name: name.clone(),
@@ -225,11 +230,28 @@ impl Bus {
 
 const NO_JETSTREAM: &str = "start the server with JetStream: nats-server --jetstream";
 
+const NO_STORAGE: &str = "a fleet needs 3 GB of JetStream's file storage for each tenant, 4 GB with records of requests (--record): jetstream { max_file: 4GB }";
+
+/// Attempts to create something, and the pause between two, while the server says that it has no room: if several
+/// agents create the same at the same time, it counts the room for each of them until one has succeeded.
+const CREATIONS: u32 = 10;
+const CREATION_PAUSE: Duration = Duration::from_millis(200);
+
+/// Creates something that others may be creating, too.
+async fn persist(create: impl AsyncFn() -> Result<(), BusError>) -> Result<(), BusError> {
+    for _ in 1..CREATIONS {
+        match create().await {
+            Err(error) if error.hint == NO_STORAGE => tokio::time::sleep(CREATION_PAUSE).await,
+            done => return done,
+        }
+    }
+    create().await
+}
+
 fn create_error(name: &str, why: &dyn std::error::Error) -> BusError {
     let causes = causes(why);
     let hint = if causes.contains("insufficient storage") || causes.contains("resource limits") {
-        "a fleet needs 3 GB of JetStream's file storage for each tenant, 4 GB with records of requests (--record): jetstream { max_file: 4GB }"
-            .into()
+        NO_STORAGE.into()
     } else if causes.contains("imed out")
         || causes.contains("JetStream not enabled")
         || causes.contains("jetstream unavailable")

@@ -13,7 +13,7 @@
 //! records with its log. The stream is only made for a run that asks for records, so that fleets without them need no room
 //! for it.
 
-use super::{ANSWER_MAX, Bus, BusError, KEEP, create_error};
+use super::{ANSWER_MAX, Bus, BusError, KEEP, create_error, persist};
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::context::PublishErrorKind;
@@ -45,6 +45,10 @@ impl Bus {
     /// # Errors
     /// NATS refuses.
     pub async fn create_records(&self) -> Result<(), BusError> {
+        persist(async || self.create_missing_records().await).await
+    }
+
+    async fn create_missing_records(&self) -> Result<(), BusError> {
         let name = self.records_name();
         let config = stream::Config {
             name: name.clone(),
