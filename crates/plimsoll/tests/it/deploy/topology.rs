@@ -21,11 +21,12 @@ use std::process::{Child, Command, Stdio};
 const REPLICAS: usize = 4;
 const CHAINS: [&str; 4] = ["eth", "boba", "mantle", "kava"];
 
-/// Panels without data while nothing fails, nobody is limited and no socket is open.
-const EMPTY: [&str; 5] = [
+/// Panels without data while nothing fails, no endpoint has a quota and no socket is open.
+const EMPTY: [&str; 6] = [
     "Relays without a usable answer",
     "Out of rotation",
     "Further attempts",
+    "Quotas closest to their end",
     "Errors",
     "Sockets and messages",
 ];
