@@ -49,8 +49,6 @@ database = "{database}"
 state_dir = "{state}"
 [cache]
 redis = "{redis}"
-# Full when the warm-up is over.
-memory = "8MiB"
 """
 
 
